@@ -1,0 +1,4 @@
+//! Pure logic of Tidewire.
+#![forbid(unsafe_code)]
+
+pub mod websocket;

@@ -1,0 +1,2 @@
+//! The binary `tidewire`.
+fn main() {}
