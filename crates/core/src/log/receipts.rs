@@ -1,0 +1,97 @@
+//! What makes a retried publish harmless: which idempotency keys were used, for which event.
+//! Bounded by age and count; must not know the events themselves, as they may be gone before their keys.
+
+use std::collections::{HashMap, VecDeque};
+
+use sha1_smol::Sha1;
+
+use crate::event::NewEvent;
+use crate::limits::Retention;
+use crate::time::Timestamp;
+
+/// Tells one event from another by content. SHA-1 suffices: who makes two bodies collide fools nobody
+/// but their own retry.
+pub(super) type Digest = [u8; 20];
+
+/// The event that a key was used for.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Receipt {
+    pub(super) offset: u64,
+    pub(super) time: Timestamp,
+    pub(super) digest: Digest,
+}
+
+/// The key was used for another event.
+#[derive(Debug)]
+pub(super) struct Conflict;
+
+/// The remembered keys of a channel. Costs one word until the first is used.
+#[derive(Debug, Default)]
+pub(super) struct Receipts(Option<Box<Remembered>>);
+
+#[derive(Debug, Default)]
+struct Remembered {
+    by_key: HashMap<Box<str>, Receipt>,
+    /// Oldest first.
+    order: VecDeque<(Timestamp, Box<str>)>,
+}
+
+impl Receipts {
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_none()
+    }
+
+    pub(super) fn find(&self, key: &str, new: &NewEvent) -> Result<Option<Receipt>, Conflict> {
+        let Some(receipt) = self.0.as_ref().and_then(|remembered| remembered.by_key.get(key)) else {
+            return Ok(None);
+        };
+        if receipt.digest == digest(new) { Ok(Some(*receipt)) } else { Err(Conflict) }
+    }
+
+    pub(super) fn remember(&mut self, key: Box<str>, receipt: Receipt, retention: &Retention) {
+        if retention.idempotency_keys == 0 {
+            return;
+        }
+        let remembered = self.0.get_or_insert_default();
+        if remembered.order.len() >= retention.idempotency_keys {
+            remembered.forget_oldest();
+        }
+        remembered.order.push_back((receipt.time, key.clone()));
+        remembered.by_key.insert(key, receipt);
+    }
+
+    pub(super) fn expire(&mut self, now: Timestamp, retention: &Retention) {
+        let Some(remembered) = &mut self.0 else { return };
+        let expired = |time: Timestamp| time.0.saturating_add(retention.idempotency_ms) <= now.0;
+        while remembered.order.front().is_some_and(|(time, _)| expired(*time)) {
+            remembered.forget_oldest();
+        }
+        if remembered.order.is_empty() {
+            self.0 = None;
+        }
+    }
+}
+
+impl Remembered {
+    fn forget_oldest(&mut self) {
+        if let Some((_, key)) = self.order.pop_front() {
+            self.by_key.remove(&key);
+        }
+    }
+}
+
+/// The digest of everything that makes an event that event. Each part is preceded by its length, so
+/// that no two events run together to the same bytes.
+pub(super) fn digest(new: &NewEvent) -> Digest {
+    let mut sha1 = Sha1::new();
+    let mut part = |bytes: &[u8]| {
+        sha1.update(&(bytes.len() as u64).to_be_bytes());
+        sha1.update(bytes);
+    };
+    part(&[new.payload.kind() as u8]);
+    part(new.payload.content_type().unwrap_or_default().as_bytes());
+    part(new.name.as_deref().unwrap_or_default().as_bytes());
+    part(new.key.as_deref().unwrap_or_default().as_bytes());
+    part(new.payload.data());
+    sha1.digest().bytes()
+}

@@ -1,0 +1,142 @@
+//! permessage-deflate without context takeover (RFC 7692): every message stands for itself, so one
+//! compressor and one decompressor serve a whole thread, and a compressed frame all its receivers.
+//! Must not know frames beyond their header, nor connections.
+
+use bytes::Bytes;
+use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress, Status};
+
+use super::close::Violation;
+use super::frame::{OpCode, push_header};
+
+/// What an endpoint leaves out at the end of a message, and its peer puts back (RFC 7692 section 7.2).
+const TAIL: [u8; 4] = [0x00, 0x00, 0xff, 0xff];
+/// Smaller payloads gain nothing: the block's own overhead eats it.
+const WORTHWHILE_BYTES: usize = 64;
+/// How much output room the decompressor gets at a time.
+const STEP_BYTES: usize = 16 << 10;
+
+/// Compresses messages, each on its own.
+#[derive(Debug)]
+pub struct Deflater {
+    compress: Compress,
+}
+
+impl Default for Deflater {
+    fn default() -> Self {
+        // Level 1: it costs a third of the default and gives up a few percent.
+        Self { compress: Compress::new(Compression::fast(), false) }
+    }
+}
+
+impl Deflater {
+    /// The message as a complete compressed server frame; `None` where it would not be smaller.
+    pub fn deflated_frame(&mut self, opcode: OpCode, payload: &[u8]) -> Option<Bytes> {
+        if payload.len() < WORTHWHILE_BYTES {
+            return None;
+        }
+        self.compress.reset();
+        let mut body = Vec::with_capacity(payload.len() + 64);
+        loop {
+            let read = self.compress.total_in() as usize;
+            let room = body.capacity() - body.len();
+            self.compress.compress_vec(&payload[read..], &mut body, FlushCompress::Sync).ok()?;
+            let done = self.compress.total_in() as usize == payload.len() && body.len() < body.capacity();
+            if done {
+                break;
+            }
+            if room == 0 || body.len() == body.capacity() {
+                // It grew past the payload: incompressible.
+                return None;
+            }
+        }
+        let end = body.len().checked_sub(TAIL.len()).filter(|end| body[*end..] == TAIL)?;
+        if end >= payload.len() {
+            return None;
+        }
+        let mut out = Vec::with_capacity(10 + end);
+        push_header(&mut out, opcode, true, None, end);
+        out.extend_from_slice(&body[..end]);
+        Some(out.into())
+    }
+}
+
+/// Inflates messages, each on its own.
+#[derive(Debug)]
+pub struct Inflater {
+    decompress: Decompress,
+    /// The last message. Its memory serves the next one.
+    output: Vec<u8>,
+}
+
+/// What is kept of the output's memory from one message to the next.
+const OUTPUT_BYTES_KEPT: usize = 64 << 10;
+
+impl Default for Inflater {
+    fn default() -> Self {
+        Self { decompress: Decompress::new(false), output: Vec::new() }
+    }
+}
+
+impl Inflater {
+    /// The message that was inflated last.
+    pub(super) fn output(&self) -> &[u8] {
+        &self.output
+    }
+
+    /// Inflates a message into [`Self::output`].
+    ///
+    /// # Errors
+    /// 1007 for data that does not inflate, 1009 as soon as more than `bytes_max` come out.
+    pub(super) fn inflate(&mut self, data: &[u8], bytes_max: usize) -> Result<(), Violation> {
+        let mut out = std::mem::take(&mut self.output);
+        out.clear();
+        out.shrink_to(OUTPUT_BYTES_KEPT);
+        self.decompress.reset(false);
+        let outcome = match self.feed(data, bytes_max, &mut out) {
+            Ok(true) => Ok(()),
+            Ok(false) => self.feed(&TAIL, bytes_max, &mut out).map(|_| ()),
+            Err(violation) => Err(violation),
+        };
+        self.output = out;
+        outcome
+    }
+
+    /// Inflates one piece of input. True if the stream said that it ends here.
+    fn feed(&mut self, mut input: &[u8], bytes_max: usize, out: &mut Vec<u8>) -> Result<bool, Violation> {
+        loop {
+            // One byte over the limit is room enough to notice.
+            let room = (bytes_max + 1 - out.len()).min(STEP_BYTES);
+            let (read, wrote) = (self.decompress.total_in(), out.len());
+            let status = inflate_step(&mut self.decompress, input, out, room)?;
+            input = &input[(self.decompress.total_in() - read) as usize..];
+            if out.len() > bytes_max {
+                return Err(Violation::too_big());
+            }
+            match status {
+                Status::StreamEnd if input.is_empty() => return Ok(true),
+                // A final block with more behind it: some compressors begin a new stream there.
+                Status::StreamEnd => self.decompress.reset(false),
+                _ if out.len() - wrote == room => {} // more may be waiting for room
+                _ if input.is_empty() => return Ok(false),
+                _ if self.decompress.total_in() == read && out.len() == wrote => {
+                    return Err(Violation::data("the compressed data is broken"));
+                }
+                _ => {}
+            }
+        }
+    }
+}
+
+fn inflate_step(
+    decompress: &mut Decompress,
+    input: &[u8],
+    out: &mut Vec<u8>,
+    room: usize,
+) -> Result<Status, Violation> {
+    let start = out.len();
+    out.resize(start + room, 0);
+    let before = decompress.total_out();
+    let status = decompress.decompress(input, &mut out[start..], FlushDecompress::Sync);
+    out.truncate(start + (decompress.total_out() - before) as usize);
+    status.map_err(|_| Violation::data("the compressed data is broken"))
+}

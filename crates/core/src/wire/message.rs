@@ -1,0 +1,280 @@
+//! The JSON messages of `/v1/ws`: the client's as checked values, the server's as text.
+//! Must not know subscriptions or logs; a message here has no effect.
+
+use std::borrow::Cow;
+
+use serde::{Deserialize, Deserializer};
+use serde_json::value::RawValue;
+
+use super::json::push_string_bytes;
+use crate::channel::ChannelName;
+use crate::error::{Code, Problem};
+use crate::id::EventId;
+
+/// The longest `id` of a client's message, in bytes of JSON.
+const MESSAGE_ID_BYTES_MAX: usize = 66;
+
+/// The client's own id of a message, as the JSON that it sent; echoed in the reply.
+pub type MessageId<'a> = Option<&'a str>;
+
+/// What a client asks for.
+#[derive(Debug)]
+pub enum ClientMessage<'a> {
+    /// Deliver a channel's events from now on, or from `since`.
+    Subscribe {
+        /// The channel.
+        channel: ChannelName,
+        /// The unread `since`.
+        since: Option<Cow<'a, str>>,
+    },
+    /// Stop that.
+    Unsubscribe {
+        /// The channel.
+        channel: ChannelName,
+    },
+    /// Append an event.
+    Publish {
+        /// The channel.
+        channel: ChannelName,
+        /// The event's members.
+        publish: Box<PublishMessage<'a>>,
+    },
+    /// Answer with `pong`.
+    Ping,
+}
+
+/// The members of a `publish` message, unchecked but for their types.
+#[derive(Debug)]
+pub struct PublishMessage<'a> {
+    /// JSON data, or base64 of bytes with their content type.
+    pub data: PublishData<'a>,
+    /// The event's name.
+    pub event: Option<Cow<'a, str>>,
+    /// The event's key.
+    pub key: Option<Cow<'a, str>>,
+    /// The idempotency key.
+    pub idempotency_key: Option<Cow<'a, str>>,
+}
+
+/// The data of a `publish` message.
+#[derive(Debug)]
+pub enum PublishData<'a> {
+    /// `data`.
+    Json(&'a RawValue),
+    /// `data_base64` and `content_type`.
+    Base64(Cow<'a, str>, Option<Cow<'a, str>>),
+}
+
+#[derive(Deserialize)]
+struct RawMessage<'a> {
+    #[serde(borrow, default)]
+    r#type: Option<Cow<'a, str>>,
+    #[serde(borrow, default)]
+    channel: Option<Cow<'a, str>>,
+    #[serde(borrow, default)]
+    since: Option<Cow<'a, str>>,
+    #[serde(borrow, default)]
+    event: Option<Cow<'a, str>>,
+    #[serde(borrow, default)]
+    key: Option<Cow<'a, str>>,
+    #[serde(borrow, default)]
+    idempotency_key: Option<Cow<'a, str>>,
+    #[serde(borrow, default)]
+    content_type: Option<Cow<'a, str>>,
+    #[serde(borrow, default)]
+    data_base64: Option<Cow<'a, str>>,
+    #[serde(borrow, default, deserialize_with = "present")]
+    data: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    id: Option<&'a RawValue>,
+}
+
+/// `"data":null` is data, unlike a missing member.
+fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<&'de RawValue>, D::Error> {
+    <&RawValue>::deserialize(deserializer).map(Some)
+}
+
+#[derive(Deserialize)]
+struct OnlyId<'a> {
+    #[serde(borrow, default)]
+    id: Option<&'a RawValue>,
+}
+
+impl<'a> ClientMessage<'a> {
+    /// Reads a text message. The id comes back even where the rest is refused, so that the client
+    /// learns which of its messages the error is about.
+    pub fn parse(text: &'a str) -> (MessageId<'a>, Result<Self, Problem>) {
+        match serde_json::from_str::<RawMessage<'a>>(text) {
+            Ok(raw) => match checked_id(raw.id) {
+                Ok(id) => (id, Self::from_raw(raw)),
+                Err(problem) => (None, Err(problem)),
+            },
+            Err(error) => {
+                let id = serde_json::from_str::<OnlyId<'a>>(text).ok().and_then(|only| checked_id(only.id).ok());
+                (id.flatten(), Err(unreadable(text, &error)))
+            }
+        }
+    }
+
+    fn from_raw(raw: RawMessage<'a>) -> Result<Self, Problem> {
+        let kind = raw.r#type.as_deref().ok_or_else(|| missing("type"))?;
+        let channel = || match &raw.channel {
+            Some(name) => ChannelName::new(name),
+            None => Err(missing("channel")),
+        };
+        match kind {
+            "subscribe" => Ok(Self::Subscribe { channel: channel()?, since: raw.since }),
+            "unsubscribe" => Ok(Self::Unsubscribe { channel: channel()? }),
+            "ping" => Ok(Self::Ping),
+            "publish" => {
+                let channel = channel()?;
+                let data = match (raw.data, raw.data_base64, raw.content_type) {
+                    (Some(json), None, None) => PublishData::Json(json),
+                    (None, Some(base64), content_type) => PublishData::Base64(base64, content_type),
+                    (None, None, _) => return Err(missing("data (or data_base64)")),
+                    (Some(_), Some(_), _) => return Err(invalid("pass either data or data_base64, not both")),
+                    (Some(_), None, Some(_)) => {
+                        return Err(invalid("content_type goes with data_base64; data is JSON always"));
+                    }
+                };
+                let (event, key, idempotency_key) = (raw.event, raw.key, raw.idempotency_key);
+                let publish = Box::new(PublishMessage { data, event, key, idempotency_key });
+                Ok(Self::Publish { channel, publish })
+            }
+            other => {
+                let shown: String = other.chars().take(32).collect();
+                let detail =
+                    format!("unknown type {shown:?}; known are subscribe, unsubscribe, publish and ping");
+                Err(Problem::new(Code::UnknownType, detail))
+            }
+        }
+    }
+}
+
+fn checked_id(id: Option<&RawValue>) -> Result<MessageId<'_>, Problem> {
+    let Some(text) = id.map(RawValue::get) else { return Ok(None) };
+    let of_type = text.starts_with(|c: char| c == '"' || c == '-' || c.is_ascii_digit());
+    if of_type && text.len() <= MESSAGE_ID_BYTES_MAX {
+        Ok(Some(text))
+    } else {
+        Err(invalid("id must be a number or a string of up to 64 bytes"))
+    }
+}
+
+fn unreadable(text: &str, error: &serde_json::Error) -> Problem {
+    if error.is_data() && text.trim_start().starts_with('{') {
+        Problem::new(Code::InvalidMessage, format!("a member has a wrong type: {error}"))
+    } else if error.is_data() {
+        invalid("a message must be a JSON object such as {\"type\":\"subscribe\",\"channel\":\"a\"}")
+    } else {
+        Problem::new(Code::InvalidJson, format!("the message is not JSON: {error}"))
+    }
+}
+
+fn missing(member: &str) -> Problem {
+    Problem::new(Code::InvalidMessage, format!("the message lacks {member}"))
+}
+
+fn invalid(detail: &'static str) -> Problem {
+    Problem::new(Code::InvalidMessage, detail)
+}
+
+/// What the server replies, as JSON texts. Channel names and ids need no escaping by their alphabets.
+pub mod server {
+    use super::{EventId, MessageId, Problem, push_string_bytes};
+
+    fn finish(mut out: Vec<u8>, id: MessageId<'_>) -> Vec<u8> {
+        if let Some(id) = id {
+            out.extend_from_slice(b",\"id\":");
+            out.extend_from_slice(id.as_bytes());
+        }
+        out.push(b'}');
+        out
+    }
+
+    /// `subscribed`: the events that follow begin after `cursor`.
+    pub fn subscribed(channel: &str, cursor: EventId, id: MessageId<'_>) -> Vec<u8> {
+        let text = format!("{{\"type\":\"subscribed\",\"channel\":\"{channel}\",\"cursor\":\"{cursor}\"");
+        finish(text.into_bytes(), id)
+    }
+
+    /// `unsubscribed`.
+    pub fn unsubscribed(channel: &str, id: MessageId<'_>) -> Vec<u8> {
+        finish(format!("{{\"type\":\"unsubscribed\",\"channel\":\"{channel}\"").into_bytes(), id)
+    }
+
+    /// `published`.
+    pub fn published(channel: &str, event: EventId, duplicate: bool, id: MessageId<'_>) -> Vec<u8> {
+        let text = format!(
+            "{{\"type\":\"published\",\"channel\":\"{channel}\",\"event_id\":\"{event}\",\"duplicate\":{duplicate}"
+        );
+        finish(text.into_bytes(), id)
+    }
+
+    /// `pong`.
+    pub fn pong(id: MessageId<'_>) -> Vec<u8> {
+        finish(b"{\"type\":\"pong\"".to_vec(), id)
+    }
+
+    /// `gap`: what [`crate::wire::poll::gap`] makes, with its type.
+    pub fn gap(gap: &[u8]) -> Vec<u8> {
+        let mut out = b"{\"type\":\"gap\",".to_vec();
+        out.extend_from_slice(&gap[1..]);
+        out
+    }
+
+    /// `reconnect`: the server goes away.
+    pub fn reconnect(after_ms: u64, reason: &str) -> Vec<u8> {
+        format!("{{\"type\":\"reconnect\",\"after_ms\":{after_ms},\"reason\":\"{reason}\"}}").into_bytes()
+    }
+
+    /// `error`: refuses one message.
+    pub fn error(problem: &Problem, id: MessageId<'_>) -> Vec<u8> {
+        let mut out = format!("{{\"type\":\"error\",\"code\":\"{}\",\"message\":", problem.code.as_str()).into_bytes();
+        push_string_bytes(&mut out, &problem.detail);
+        finish(out, id)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn code(text: &str) -> (Option<String>, Option<Code>) {
+        let (id, message) = ClientMessage::parse(text);
+        (id.map(str::to_owned), message.err().map(|problem| problem.code))
+    }
+
+    #[test]
+    fn reads_each_type() {
+        for text in [
+            r#"{"type":"subscribe","channel":"a","since":"x","id":1}"#,
+            r#"{"id":"q","channel":"a","type":"unsubscribe","other":[1]}"#,
+            r#"{"type":"publish","channel":"a","data":null}"#,
+            r#"{"type":"publish","channel":"a","data_base64":"AA==","content_type":"image/png"}"#,
+            r#"{"type":"p\u0069ng"}"#,
+        ] {
+            assert_eq!(code(text).1, None, "{text}");
+        }
+    }
+
+    #[test]
+    fn refuses_with_the_id_of_the_refused() {
+        for (text, id, expected) in [
+            ("nope", None, Code::InvalidJson),
+            ("{", None, Code::InvalidJson),
+            ("[]", None, Code::InvalidMessage),
+            ("{}", None, Code::InvalidMessage),
+            (r#"{"type":"dance","id":7}"#, Some("7"), Code::UnknownType),
+            (r#"{"type":"subscribe","id":"x"}"#, Some("\"x\""), Code::InvalidMessage),
+            (r#"{"type":"subscribe","channel":5,"id":8}"#, Some("8"), Code::InvalidMessage),
+            (r#"{"type":"subscribe","channel":"a b","id":9}"#, Some("9"), Code::InvalidChannel),
+            (r#"{"type":"publish","channel":"a","id":1.5}"#, Some("1.5"), Code::InvalidMessage),
+            (r#"{"type":"publish","channel":"a","data":1,"data_base64":""}"#, None, Code::InvalidMessage),
+            (r#"{"type":"publish","channel":"a","data":1,"content_type":"a/b"}"#, None, Code::InvalidMessage),
+            (r#"{"type":"ping","id":{}}"#, None, Code::InvalidMessage),
+        ] {
+            assert_eq!(code(text), (id.map(str::to_owned), Some(expected)), "{text}");
+        }
+    }
+}

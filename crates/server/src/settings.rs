@@ -1,0 +1,224 @@
+//! Settings: `tidewire.toml` read, checked and merged with flags before a port is bound.
+//! Must not know what the settings do; a value that gets past here is usable.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::{Context, bail, ensure};
+use serde::Deserialize;
+use tidewire_core::limits::{Limits, Retention};
+
+/// Checked settings.
+#[derive(Debug)]
+pub struct Settings {
+    /// Where to listen.
+    pub listen: SocketAddr,
+    /// How many shards serve connections.
+    pub shards: usize,
+    /// Whether the demo page is served and this machine's figures are published on `host`.
+    pub demo: bool,
+    /// All bounds.
+    pub limits: Limits,
+    retention: Arc<Retention>,
+    by_pattern: Vec<(String, Arc<Retention>)>,
+}
+
+/// What the command line says.
+#[derive(Debug, Default)]
+pub struct Flags {
+    /// `--listen`.
+    pub listen: Option<SocketAddr>,
+    /// `--insecure`.
+    pub insecure: bool,
+    /// `--no-demo`.
+    pub no_demo: bool,
+}
+
+/// `tidewire.toml`, unchecked. Unknown keys are errors. Each key is documented in `docs/configuration.md`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct File {
+    listen: Option<SocketAddr>,
+    demo: Option<bool>,
+    shards: Option<usize>,
+    history: History,
+    channels: Vec<ChannelRule>,
+    limits: FileLimits,
+}
+
+#[derive(Debug, Default, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct History {
+    events: Option<usize>,
+    bytes: Option<usize>,
+    age_seconds: Option<u64>,
+    idempotency_seconds: Option<u64>,
+    idempotency_keys: Option<usize>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ChannelRule {
+    pattern: String,
+    #[serde(default)]
+    history: History,
+}
+
+/// Makes the file's `[limits]` from the fields of [`Limits`], so that no limit can be left out of one.
+macro_rules! file_limits {
+    ($($name:ident: $type:ty, $min:expr, $max:expr;)*) => {
+        #[derive(Debug, Default, Deserialize)]
+        #[serde(deny_unknown_fields, default)]
+        struct FileLimits { $($name: Option<$type>,)* }
+
+        impl FileLimits {
+            fn checked(&self) -> anyhow::Result<Limits> {
+                let defaults = Limits::default();
+                $(if let Some(value) = self.$name {
+                    ensure!(($min..=$max).contains(&value), "limits.{} = {value} is out of range; {} to {} are possible",
+                        stringify!($name), $min, $max);
+                })*
+                Ok(Limits { $($name: self.$name.unwrap_or(defaults.$name),)* })
+            }
+        }
+    };
+}
+
+const DAY_MS: u64 = 86_400_000;
+
+file_limits! {
+    event_bytes: usize, 1, 256 << 20;
+    head_bytes: usize, 512, 64 << 10;
+    head_fields: usize, 4, 64;
+    head_timeout_ms: u64, 50, DAY_MS;
+    body_timeout_ms: u64, 50, DAY_MS;
+    idle_timeout_ms: u64, 50, DAY_MS;
+    heartbeat_ms: u64, 50, DAY_MS;
+    stall_timeout_ms: u64, 50, DAY_MS;
+    lag_events: u64, 1, u64::MAX;
+    close_timeout_ms: u64, 50, DAY_MS;
+    wait_ms: u64, 0, DAY_MS;
+    connections: usize, 1, 10_000_000;
+    channels_per_connection: usize, 1, 100_000;
+    channels_per_request: usize, 1, tidewire_core::Cursor::IDS_MAX;
+    page_events: usize, 1, 100_000;
+    page_bytes: usize, 1024, 256 << 20;
+    channels: usize, 1, 100_000_000;
+    history_bytes: usize, 1024, usize::MAX;
+    backlog_events: u64, 1, u64::MAX;
+}
+
+impl Settings {
+    /// Reads the file, if any, and lets the flags have the last word.
+    ///
+    /// # Errors
+    /// Says which key of which file is wrong and what would be right.
+    pub fn load(path: Option<&Path>, flags: &Flags) -> anyhow::Result<Self> {
+        let file = match path {
+            None => File::default(),
+            Some(path) => {
+                let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+                toml::from_str(&text).with_context(|| format!("{} is not right", path.display()))?
+            }
+        };
+        let settings = Self::checked(file, flags);
+        match path {
+            Some(path) => settings.with_context(|| format!("{} is not right", path.display())),
+            None => settings,
+        }
+    }
+
+    fn checked(file: File, flags: &Flags) -> anyhow::Result<Self> {
+        let listen = flags.listen.or(file.listen).unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 8080)));
+        if !listen.ip().is_loopback() && !flags.insecure {
+            bail!(
+                "there is no authentication yet, so {listen} would let anybody in: listen on a loopback address \
+                 behind a proxy that checks who comes, or pass --insecure"
+            );
+        }
+        let shards = file.shards.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
+        ensure!((1..=1024).contains(&shards), "shards = {shards} is out of range; 1 to 1024 are possible");
+        let retention = file.history.over(&Retention::default())?;
+        let mut by_pattern = Vec::new();
+        for rule in file.channels {
+            let stem = rule.pattern.strip_suffix('*').unwrap_or(&rule.pattern);
+            ensure!(
+                (stem.is_empty() && rule.pattern == "*") || tidewire_core::ChannelName::check(stem).is_ok(),
+                "channels.pattern = {:?} is neither a channel name nor the beginning of one with a * at its end",
+                rule.pattern
+            );
+            by_pattern.push((rule.pattern, Arc::new(rule.history.over(&retention)?)));
+        }
+        Ok(Self {
+            listen,
+            shards,
+            demo: file.demo.unwrap_or(true) && !flags.no_demo,
+            limits: file.limits.checked()?,
+            retention: Arc::new(retention),
+            by_pattern,
+        })
+    }
+
+    /// The retention of a channel: that of the first pattern that fits, else the general one.
+    pub fn retention_of(&self, channel: &str) -> Arc<Retention> {
+        let fits = |pattern: &str| match pattern.strip_suffix('*') {
+            Some(stem) => channel.starts_with(stem),
+            None => channel == pattern,
+        };
+        let found = self.by_pattern.iter().find(|(pattern, _)| fits(pattern));
+        Arc::clone(found.map_or(&self.retention, |(_, retention)| retention))
+    }
+}
+
+impl History {
+    fn over(&self, base: &Retention) -> anyhow::Result<Retention> {
+        let seconds = |value: Option<u64>, base_ms| value.map_or(base_ms, |seconds| seconds.saturating_mul(1000));
+        let retention = Retention {
+            events: self.events.unwrap_or(base.events),
+            bytes: self.bytes.unwrap_or(base.bytes),
+            age_ms: seconds(self.age_seconds, base.age_ms),
+            idempotency_ms: seconds(self.idempotency_seconds, base.idempotency_ms),
+            idempotency_keys: self.idempotency_keys.unwrap_or(base.idempotency_keys),
+        };
+        ensure!(retention.events > 0, "history.events = 0 would keep nothing to deliver; use 1 or more");
+        ensure!(retention.age_ms > 0, "history.age_seconds = 0 would keep nothing to deliver; use 1 or more");
+        Ok(retention)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settings(text: &str) -> Result<Settings, String> {
+        let file = toml::from_str(text).map_err(|error| error.to_string())?;
+        Settings::checked(file, &Flags::default()).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn the_first_fitting_pattern_decides() {
+        let text = "[history]\nevents = 5\n[[channels]]\npattern = \"chat:*\"\nhistory.events = 7\n\
+                    [[channels]]\npattern = \"chat:1\"\nhistory.events = 9";
+        let settings = settings(text).expect("right");
+        for (channel, events) in [("chat:1", 7), ("chat", 5), ("x", 5)] {
+            assert_eq!(settings.retention_of(channel).events, events, "{channel}");
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        for (text, part) in [
+            ("colour = 1", "colour"),
+            ("[limits]\nevent_bites = 1", "event_bytes"),
+            ("[limits]\nevent_bytes = 0", "limits.event_bytes = 0"),
+            ("[history]\nevents = 0", "history.events"),
+            ("listen = \"0.0.0.0:80\"", "--insecure"),
+            ("[[channels]]\npattern = \"a*b\"", "a*b"),
+            ("shards = 0", "shards"),
+        ] {
+            let error = settings(text).expect_err(text);
+            assert!(error.contains(part), "{text:?} gave {error:?}");
+        }
+    }
+}

@@ -1,0 +1,130 @@
+//! One connection: its socket, what it is doing, and what could not be written yet.
+//! Must not know other connections, channels' logs, or how anything is encoded.
+
+use std::io::{self, Read, Write};
+
+use bytes::Bytes;
+use mio::net::TcpStream;
+use tidewire_core::liveness::Liveness;
+
+use super::channels::Subscription;
+use super::long_poll::LongPoll;
+use super::upload::Upload;
+use super::websocket::WebSocket;
+
+/// A connection of a shard. What is rare is boxed, so that an idle one stays small.
+#[derive(Debug)]
+pub(super) struct Connection {
+    pub(super) socket: TcpStream,
+    pub(super) protocol: Protocol,
+    pub(super) subscriptions: Vec<Subscription>,
+    /// What the socket did not take: at most one turn's replies and the rest of one frame.
+    pub(super) pending: Bytes,
+    /// The beginning of a request that has not arrived whole.
+    pub(super) input: Vec<u8>,
+    /// The wheel's tick at which this connection is looked at next.
+    pub(super) timer_tick: Option<u32>,
+    /// The socket takes nothing; a writable event will come.
+    pub(super) blocked: bool,
+    /// There may be unread bytes in the kernel that no event will announce again.
+    pub(super) unread: bool,
+    /// In the shard's queue of connections with work left.
+    pub(super) queued: bool,
+    /// Nothing more will come from the peer.
+    pub(super) ended: bool,
+}
+
+/// What a connection is doing.
+#[derive(Debug)]
+pub(super) enum Protocol {
+    /// Between requests, or within a request head.
+    Http {
+        /// When the next head must be complete, or the connection be closed for idleness.
+        deadline_ms: u64,
+        /// Whether a first byte of that head has come.
+        begun: bool,
+    },
+    /// Within a request body.
+    Upload(Box<Upload>),
+    /// A held long poll.
+    LongPoll(Box<LongPoll>),
+    /// A stream of server-sent events.
+    EventStream {
+        /// Heartbeats and stalls.
+        liveness: Liveness,
+        /// Over `/v1/events`, where every event has the cursor of all channels.
+        several: bool,
+    },
+    /// A WebSocket.
+    WebSocket(Box<WebSocket>),
+    /// Writing the last bytes, then waiting for the peer to close.
+    Closing {
+        /// When to cut it.
+        deadline_ms: u64,
+        /// The last bytes are out and our side is shut down.
+        shut: bool,
+    },
+}
+
+/// What became of an attempt to write.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Written {
+    /// All of it is with the kernel.
+    All,
+    /// The first so many bytes are; the socket takes no more now.
+    Part(usize),
+    /// The connection is broken.
+    Broken,
+}
+
+impl Connection {
+    pub(super) fn new(socket: TcpStream, deadline_ms: u64) -> Self {
+        Self {
+            socket,
+            protocol: Protocol::Http { deadline_ms, begun: false },
+            subscriptions: Vec::new(),
+            pending: Bytes::new(),
+            input: Vec::new(),
+            timer_tick: None,
+            blocked: false,
+            unread: false,
+            queued: false,
+            ended: false,
+        }
+    }
+
+    /// Writes as much as the socket takes.
+    pub(super) fn write(&mut self, bytes: &[u8]) -> Written {
+        let mut done = 0;
+        while done < bytes.len() {
+            match self.socket.write(&bytes[done..]) {
+                Ok(0) => return Written::Broken,
+                Ok(taken) => done += taken,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.blocked = true;
+                    return Written::Part(done);
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(_) => return Written::Broken,
+            }
+        }
+        Written::All
+    }
+
+    /// Reads what has come. `None` if nothing has; `Some(0)` at the end of the peer's bytes.
+    pub(super) fn read(&mut self, scratch: &mut [u8]) -> io::Result<Option<usize>> {
+        loop {
+            match self.socket.read(scratch) {
+                Ok(taken) => return Ok(Some(taken)),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Whether the connection can take a new message now: it is neither blocked nor in the middle of one.
+    pub(super) fn is_free(&self) -> bool {
+        !self.blocked && self.pending.is_empty()
+    }
+}

@@ -1,0 +1,71 @@
+//! What other threads tell a shard. Must not know what the shard does with it.
+//!
+//! Bounded by what may be told: one `Dirty` per channel and shard until the shard looks, one
+//! `Connection` per accepted socket (which `limits.connections` bounds), one `Stop`.
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use mio::Waker;
+use mio::net::TcpStream;
+
+/// A message to a shard.
+#[derive(Debug)]
+pub(crate) enum Message {
+    /// A new connection to serve.
+    Connection(TcpStream),
+    /// A connection over the limit: refuse it and close.
+    Refuse(TcpStream),
+    /// The channel in this slot of the shard has events that the shard has not fanned out.
+    Dirty(u32),
+    /// Say goodbye to all connections and end.
+    Stop,
+}
+
+/// A shard's inbox. Pushing wakes the shard if it sleeps, and costs no system call if it does not.
+#[derive(Debug)]
+pub(crate) struct Inbox {
+    messages: Mutex<Vec<Message>>,
+    asleep: AtomicBool,
+    waker: Waker,
+}
+
+impl Inbox {
+    pub(crate) fn new(waker: Waker) -> Self {
+        Self { messages: Mutex::new(Vec::new()), asleep: AtomicBool::new(false), waker }
+    }
+
+    pub(crate) fn push(&self, message: Message) {
+        self.lock().push(message);
+        if self.asleep.swap(false, Ordering::SeqCst) {
+            // Fails only when the shard's poll is gone, and the shard with it.
+            let _ = self.waker.wake();
+        }
+    }
+
+    /// Says that the shard is about to sleep. True if it may: no message came before.
+    /// The flag is raised first, so whoever pushes after our look sees it and wakes us.
+    pub(super) fn fall_asleep(&self) -> bool {
+        self.asleep.store(true, Ordering::SeqCst);
+        let may_sleep = self.lock().is_empty();
+        if !may_sleep {
+            self.asleep.store(false, Ordering::SeqCst);
+        }
+        may_sleep
+    }
+
+    pub(super) fn wake_up(&self) {
+        self.asleep.store(false, Ordering::SeqCst);
+    }
+
+    /// Exchanges the messages for an empty vector, so that both keep their memory.
+    pub(super) fn drain_into(&self, emptied: &mut Vec<Message>) {
+        debug_assert!(emptied.is_empty());
+        std::mem::swap(&mut *self.lock(), emptied);
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Message>> {
+        // A push cannot panic half-way, so even a poisoned vector is whole.
+        self.messages.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
