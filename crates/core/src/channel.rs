@@ -78,7 +78,9 @@ mod tests {
 
     #[test]
     fn refuses_the_rest_with_the_reason() {
-        for (name, part) in [("", "empty"), ("a b", "' '"), ("ä", "'ä'"), ("a/b", "'/'"), ("x\0", "position 1")] {
+        for (name, part) in
+            [("", "empty"), ("a b", "' '"), ("ä", "'ä'"), ("a/b", "'/'"), ("x\0", "position 1")]
+        {
             let problem = ChannelName::new(name).expect_err(name);
             assert_eq!(problem.code, Code::InvalidChannel);
             assert!(problem.detail.contains(part), "{name:?}: {}", problem.detail);

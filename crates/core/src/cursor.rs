@@ -118,7 +118,11 @@ mod tests {
         assert_eq!(start("b"), Start::After(9));
         assert_eq!(start("c"), Start::Latest, "the cursor never spoke of it");
         let fewer = [epochs[0], epochs[2]];
-        assert_eq!(since.in_channel(epochs[2], &fewer, Start::Latest), Start::Unknown, "b's id could have been c's");
+        assert_eq!(
+            since.in_channel(epochs[2], &fewer, Start::Latest),
+            Start::Unknown,
+            "b's id could have been c's"
+        );
     }
 
     #[test]

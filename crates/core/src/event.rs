@@ -64,7 +64,8 @@ impl Payload {
             check_charset(parameters)?;
         }
         check_data(kind, &data)?;
-        let implied = essence == kind.implied_content_type() && (kind != Kind::Bytes || parameters.is_empty());
+        let implied =
+            essence == kind.implied_content_type() && (kind != Kind::Bytes || parameters.is_empty());
         Ok(Self { kind, content_type: (!implied).then(|| declared.into()), data })
     }
 
@@ -88,6 +89,17 @@ impl Payload {
     /// Bytes of no particular type.
     pub fn bytes(data: Bytes) -> Self {
         Self { kind: Kind::Bytes, content_type: None, data }
+    }
+
+    /// Bytes of a declared type. They are bytes to everybody, even if the type says JSON or text.
+    ///
+    /// # Errors
+    /// `invalid_parameter` for a broken content type.
+    pub fn declared_bytes(content_type: &str, data: Bytes) -> Result<Self, Problem> {
+        let essence = content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+        check_content_type(content_type, &essence)?;
+        let implied = content_type == Kind::Bytes.implied_content_type();
+        Ok(Self { kind: Kind::Bytes, content_type: (!implied).then(|| content_type.into()), data })
     }
 
     /// What the data is.
@@ -144,8 +156,11 @@ fn check_charset(parameters: &str) -> Result<(), Problem> {
     for parameter in parameters.split(';') {
         let Some((name, value)) = parameter.split_once('=') else { continue };
         let value = value.trim().trim_matches('"').to_ascii_lowercase();
-        if name.trim().eq_ignore_ascii_case("charset") && !matches!(value.as_str(), "utf-8" | "utf8" | "us-ascii") {
-            let detail = "text and JSON must be UTF-8; convert the body, or send it as application/octet-stream";
+        if name.trim().eq_ignore_ascii_case("charset")
+            && !matches!(value.as_str(), "utf-8" | "utf8" | "us-ascii")
+        {
+            let detail =
+                "text and JSON must be UTF-8; convert the body, or send it as application/octet-stream";
             return Err(Problem::new(Code::UnsupportedMediaType, detail));
         }
     }
@@ -296,9 +311,13 @@ mod tests {
 
     #[test]
     fn undeclared_data_is_taken_for_what_it_is() {
-        for (data, kind) in
-            [(&b"{\"a\":1}"[..], Kind::Json), (b"42", Kind::Json), (b"hi", Kind::Text), (b"", Kind::Text), (b"\xff", Kind::Bytes)]
-        {
+        for (data, kind) in [
+            (&b"{\"a\":1}"[..], Kind::Json),
+            (b"42", Kind::Json),
+            (b"hi", Kind::Text),
+            (b"", Kind::Text),
+            (b"\xff", Kind::Bytes),
+        ] {
             assert_eq!(Payload::sniffed(Bytes::from_static(data)).kind(), kind, "{data:?}");
             let form = Payload::declared(Some("application/x-www-form-urlencoded"), Bytes::from_static(data));
             assert_eq!(form.map(|payload| payload.kind()), Ok(kind));
@@ -308,7 +327,9 @@ mod tests {
     #[test]
     fn names_and_keys_are_checked() {
         let with = |name, key, idempotency| {
-            NewEvent::new(Payload::bytes(Bytes::new())).with(name, key, idempotency).map_err(|problem| problem.code)
+            NewEvent::new(Payload::bytes(Bytes::new()))
+                .with(name, key, idempotency)
+                .map_err(|problem| problem.code)
         };
         assert!(with(Some("tick"), Some("k\u{e4}y"), Some("a-1")).is_ok());
         assert_eq!(with(Some(""), None, None).expect("no name").name, None);
@@ -321,7 +342,11 @@ mod tests {
             (None, None, Some("a b")),
             (None, None, Some("\u{e4}")),
         ] {
-            assert_eq!(with(name, key, idempotency), Err(Code::InvalidParameter), "{name:?} {key:?} {idempotency:?}");
+            assert_eq!(
+                with(name, key, idempotency),
+                Err(Code::InvalidParameter),
+                "{name:?} {key:?} {idempotency:?}"
+            );
         }
     }
 }

@@ -66,7 +66,7 @@ impl Default for Limits {
             channels_per_request: crate::cursor::Cursor::IDS_MAX,
             page_events: 1_000,
             page_bytes: 1 << 20,
-            channels: 1_000_000,
+            channels: 500_000,
             history_bytes: 1 << 30,
             backlog_events: 1_000,
         }

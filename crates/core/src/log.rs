@@ -121,7 +121,12 @@ impl ChannelLog {
     ///
     /// # Errors
     /// `idempotency_conflict` if the key was used with another event.
-    pub fn append(&mut self, new: NewEvent, now: Timestamp, retention: &Retention) -> Result<Appended, Problem> {
+    pub fn append(
+        &mut self,
+        new: NewEvent,
+        now: Timestamp,
+        retention: &Retention,
+    ) -> Result<Appended, Problem> {
         self.receipts.expire(now, retention);
         let digest = match &new.idempotency_key {
             None => None,
@@ -145,7 +150,8 @@ impl ChannelLog {
             self.receipts.remember(key, Receipt { offset: id.offset, time, digest }, retention);
         }
         let NewEvent { payload, name, key, .. } = new;
-        let event = Event { id, time, channel: self.channel.clone(), name, key, payload, frames: Frames::default() };
+        let event =
+            Event { id, time, channel: self.channel.clone(), name, key, payload, frames: Frames::default() };
         self.bytes += event.size_bytes();
         self.events.push_back(Arc::new(event));
         self.trim(now, retention);

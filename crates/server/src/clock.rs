@@ -6,24 +6,24 @@ use tidewire_core::Timestamp;
 
 /// Monotonic milliseconds since this was made; the time of deadlines and heartbeats.
 #[derive(Debug, Clone, Copy)]
-pub struct Clock {
+pub(crate) struct Clock {
     start: Instant,
 }
 
 impl Clock {
     /// A clock that begins at 1, so that 0 can mean "never".
-    pub fn start() -> Self {
+    pub(crate) fn start() -> Self {
         Self { start: Instant::now() }
     }
 
     /// Monotonic milliseconds.
-    pub fn now_ms(self) -> u64 {
+    pub(crate) fn now_ms(self) -> u64 {
         u64::try_from(self.start.elapsed().as_millis()).map_or(u64::MAX, |ms| ms + 1)
     }
 }
 
 /// The wall clock, as events show it.
-pub fn wall_clock() -> Timestamp {
+pub(crate) fn wall_clock() -> Timestamp {
     let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     Timestamp(u64::try_from(since_epoch.as_millis()).unwrap_or(Timestamp::MAX.0))
 }

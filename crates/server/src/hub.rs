@@ -145,9 +145,9 @@ impl Hub {
                 continue; // the sweep took it in between; the next look-up makes it anew
             }
             let before = state.log.bytes();
-            let outcome = self.make_room(&mut state.log, &new).and_then(|()| {
-                state.log.append(new, now, &channel.retention)
-            });
+            let outcome = self
+                .make_room(&mut state.log, &new)
+                .and_then(|()| state.log.append(new, now, &channel.retention));
             self.account(before, state.log.bytes());
             let appended = outcome?;
             let head = state.log.head();
@@ -187,6 +187,8 @@ impl Hub {
     /// Drops expired history of all channels, and forgets channels that hold nothing. Locks one
     /// stripe or channel at a time.
     pub fn sweep(&self, now: Timestamp) {
+        // An empty channel is cheap, and while it is known, cursors into it stay exact.
+        let crowded = self.channels.load(Ordering::Relaxed) > self.limits().channels / 2;
         for stripe in &self.stripes {
             let channels: Vec<Arc<Channel>> = lock(stripe).values().cloned().collect();
             let mut empty = false;
@@ -197,7 +199,7 @@ impl Hub {
                 self.account(before, state.log.bytes());
                 empty |= state.is_forgettable();
             }
-            if empty {
+            if empty && crowded {
                 self.forget_empty(&mut lock(stripe));
             }
         }
@@ -322,26 +324,44 @@ impl Channel {
         state.interests.shrink_to_fit();
     }
 
-    /// The next events for the fan-out of `shard`, after `after`. From now on it is told of newer ones.
-    /// When the shard is so far behind that they are gone, the next retained offset is the error.
+    /// The next events for the fan-out of `shard`, after `after`; gives the newest offset. From now on
+    /// the shard is told of newer ones.
+    ///
+    /// # Errors
+    /// The position before the oldest retained event, when the shard is so far behind that events are gone.
     pub(crate) fn take(
         &self,
         shard: u16,
         after: u64,
         bytes_max: usize,
         out: &mut Vec<Arc<Event>>,
-    ) -> Result<(), u64> {
+    ) -> Result<u64, u64> {
         let mut state = lock(&self.state);
-        let State { log, interests, .. } = &mut *state;
-        let outcome = log.read(after, usize::MAX, bytes_max, out).map_err(|Evicted| log.locate(Start::Earliest).after);
-        if let Some(interest) = interests.iter_mut().find(|interest| interest.shard == shard) {
+        let oldest = state.log.locate(Start::Earliest).after;
+        let outcome = state.log.read(after, usize::MAX, bytes_max, out).map_err(|Evicted| oldest);
+        let taken = match outcome {
+            Ok(()) => out.last().map_or(after, |event| event.id.offset),
+            Err(oldest) => oldest,
+        };
+        state.note_taken(shard, taken);
+        outcome.map(|()| state.log.head())
+    }
+
+    /// As [`Self::take`] for a shard without anybody to fan out to: it has everything. Gives the newest offset.
+    pub(crate) fn take_none(&self, shard: u16) -> u64 {
+        let mut state = lock(&self.state);
+        let head = state.log.head();
+        state.note_taken(shard, head);
+        head
+    }
+}
+
+impl State {
+    fn note_taken(&mut self, shard: u16, taken: u64) {
+        if let Some(interest) = self.interests.iter_mut().find(|interest| interest.shard == shard) {
             interest.told = false;
-            interest.taken = match outcome {
-                Ok(()) => out.last().map_or(after, |event| event.id.offset),
-                Err(next) => next,
-            };
+            interest.taken = taken;
         }
-        outcome
     }
 }
 

@@ -1,2 +1,72 @@
-//! The binary `tidewire`.
-fn main() {}
+//! The binary `tidewire`: reads the command line and runs what it asks for. Must hold no logic.
+
+use std::io::Write;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+use tidewire::{Flags, Server, Settings};
+
+/// Real-time delivery: one ordered log per channel, over WebSocket, SSE, long polling and short polling.
+#[derive(Debug, Parser)]
+#[command(version, args_conflicts_with_subcommands = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    serve: Serve,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Serve channels (the default).
+    Serve(Serve),
+}
+
+#[derive(Debug, Args)]
+struct Serve {
+    /// Where to listen (default: 127.0.0.1:8080).
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    listen: Option<SocketAddr>,
+    /// Settings; see docs/configuration.md.
+    #[arg(long, value_name = "FILE", env = "TIDEWIRE_CONFIG")]
+    config: Option<PathBuf>,
+    /// Keep history in memory. It always is, so far; the flag says that you know.
+    #[arg(long)]
+    memory: bool,
+    /// Serve no demo page, and do not publish this machine's figures on the channel `host`.
+    #[arg(long)]
+    no_demo: bool,
+    /// Listen on an address that others can reach although nobody is authenticated.
+    #[arg(long)]
+    insecure: bool,
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let outcome = match cli.command {
+        Some(Command::Serve(arguments)) => serve(&arguments),
+        None => serve(&cli.serve),
+    };
+    outcome.unwrap_or_else(|error| {
+        eprintln!("tidewire: {error:#}");
+        ExitCode::FAILURE
+    })
+}
+
+fn serve(arguments: &Serve) -> anyhow::Result<ExitCode> {
+    let flags = Flags { listen: arguments.listen, insecure: arguments.insecure, no_demo: arguments.no_demo };
+    let settings = Settings::load(arguments.config.as_deref(), &flags)?;
+    // Before the port is bound: whoever sees it bound may send the signal.
+    let mut signals = Signals::new([SIGTERM, SIGINT])?;
+    let server = Server::start(settings)?;
+    let mut stdout = std::io::stdout();
+    writeln!(stdout, "listening on http://{}", server.address())?;
+    stdout.flush()?;
+    signals.forever().next();
+    server.stop()?;
+    Ok(ExitCode::SUCCESS)
+}

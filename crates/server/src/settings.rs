@@ -118,7 +118,8 @@ impl Settings {
         let file = match path {
             None => File::default(),
             Some(path) => {
-                let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+                let text = std::fs::read_to_string(path)
+                    .with_context(|| format!("cannot read {}", path.display()))?;
                 toml::from_str(&text).with_context(|| format!("{} is not right", path.display()))?
             }
         };
@@ -137,7 +138,8 @@ impl Settings {
                  behind a proxy that checks who comes, or pass --insecure"
             );
         }
-        let shards = file.shards.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
+        let shards =
+            file.shards.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
         ensure!((1..=1024).contains(&shards), "shards = {shards} is out of range; 1 to 1024 are possible");
         let retention = file.history.over(&Retention::default())?;
         let mut by_pattern = Vec::new();
@@ -173,7 +175,8 @@ impl Settings {
 
 impl History {
     fn over(&self, base: &Retention) -> anyhow::Result<Retention> {
-        let seconds = |value: Option<u64>, base_ms| value.map_or(base_ms, |seconds| seconds.saturating_mul(1000));
+        let seconds =
+            |value: Option<u64>, base_ms| value.map_or(base_ms, |seconds| seconds.saturating_mul(1000));
         let retention = Retention {
             events: self.events.unwrap_or(base.events),
             bytes: self.bytes.unwrap_or(base.bytes),

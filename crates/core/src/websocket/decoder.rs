@@ -196,7 +196,9 @@ impl Decoder {
             };
             let left = header.payload_bytes - received;
             let whole = received == 0 && left <= input.remaining() as u64;
-            if whole && (header.opcode.is_control() || (header.is_final && header.opcode != OpCode::Continuation)) {
+            if whole
+                && (header.opcode.is_control() || (header.is_final && header.opcode != OpCode::Continuation))
+            {
                 let range = input.take(left as usize, header.mask, 0);
                 return self.whole_frame(&header, range, input, inflater, bytes_max).map(Some);
             }
@@ -320,7 +322,12 @@ impl Decoder {
     }
 }
 
-fn inflated(opcode: OpCode, data: &[u8], inflater: &mut Inflater, bytes_max: usize) -> Result<Found, Violation> {
+fn inflated(
+    opcode: OpCode,
+    data: &[u8],
+    inflater: &mut Inflater,
+    bytes_max: usize,
+) -> Result<Found, Violation> {
     inflater.inflate(data, bytes_max)?;
     Ok(Found::Inflated(opcode))
 }

@@ -123,7 +123,13 @@ pub(super) fn unmask(bytes: &mut [u8], mask: [u8; 4], phase: usize) {
 }
 
 /// Appends the header of an unfragmented frame.
-pub fn push_header(out: &mut Vec<u8>, opcode: OpCode, compressed: bool, mask: Option<[u8; 4]>, payload_bytes: usize) {
+pub fn push_header(
+    out: &mut Vec<u8>,
+    opcode: OpCode,
+    compressed: bool,
+    mask: Option<[u8; 4]>,
+    payload_bytes: usize,
+) {
     out.push(0x80 | if compressed { 0x40 } else { 0 } | opcode.bits());
     let mask_bit = if mask.is_some() { 0x80 } else { 0 };
     match payload_bytes {

@@ -44,7 +44,8 @@ impl Deflate {
 
     /// The value of `Sec-WebSocket-Extensions` in the answer.
     pub fn response_value(self) -> String {
-        let mut value = "permessage-deflate; server_no_context_takeover; client_no_context_takeover".to_owned();
+        let mut value =
+            "permessage-deflate; server_no_context_takeover; client_no_context_takeover".to_owned();
         if self.asked_for_window {
             value.push_str(&format!("; server_max_window_bits={}", self.server_window_bits));
         }
@@ -101,7 +102,13 @@ mod tests {
     fn the_key_of_the_rfc() {
         assert_eq!(accept_key("dGhlIHNhbXBsZSBub25jZQ=="), "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
         assert!(is_valid_key("dGhlIHNhbXBsZSBub25jZQ=="));
-        for key in ["", "dGhlIHNhbXBsZSBub25jZQ=", "dGhlIHNhbXBsZSBub25jZQ", "AAAAAAAAAAAAAAAAAAAAAAAA", "dGhlIHNhbXBsZSBub25jZ!=="] {
+        for key in [
+            "",
+            "dGhlIHNhbXBsZSBub25jZQ=",
+            "dGhlIHNhbXBsZSBub25jZQ",
+            "AAAAAAAAAAAAAAAAAAAAAAAA",
+            "dGhlIHNhbXBsZSBub25jZ!==",
+        ] {
             assert!(!is_valid_key(key), "{key}");
         }
     }
@@ -113,8 +120,14 @@ mod tests {
             (vec!["permessage-deflate"], Some(plain.to_owned())),
             (vec!["x-other, permessage-deflate; client_max_window_bits"], Some(plain.to_owned())),
             (vec!["x-other", "Permessage-Deflate; client_max_window_bits=\"9\""], Some(plain.to_owned())),
-            (vec!["permessage-deflate; server_max_window_bits=9"], Some(format!("{plain}; server_max_window_bits=9"))),
-            (vec!["permessage-deflate; server_max_window_bits=16, permessage-deflate"], Some(plain.to_owned())),
+            (
+                vec!["permessage-deflate; server_max_window_bits=9"],
+                Some(format!("{plain}; server_max_window_bits=9")),
+            ),
+            (
+                vec!["permessage-deflate; server_max_window_bits=16, permessage-deflate"],
+                Some(plain.to_owned()),
+            ),
             (vec!["permessage-deflate; server_max_window_bits"], None),
             (vec!["permessage-deflate; client_max_window_bits=08"], None),
             (vec!["permessage-deflate; server_no_context_takeover; server_no_context_takeover"], None),
@@ -130,7 +143,8 @@ mod tests {
 
     #[test]
     fn a_small_window_gets_small_messages_compressed() {
-        let agreed = negotiate_deflate(["permessage-deflate; server_max_window_bits=9"].into_iter()).expect("agreed");
+        let agreed =
+            negotiate_deflate(["permessage-deflate; server_max_window_bits=9"].into_iter()).expect("agreed");
         assert!(agreed.may_compress(512) && !agreed.may_compress(513) && !agreed.may_compress_all());
     }
 }

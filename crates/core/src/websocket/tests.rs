@@ -34,7 +34,9 @@ fn decode(bytes: &[u8], cuts: &[usize], deflate: bool, bytes_max: usize) -> (Vec
                     Message::Binary(bytes) => Owned::Binary(bytes.to_vec()),
                     Message::Ping(bytes) => Owned::Ping(bytes.to_vec()),
                     Message::Pong(bytes) => Owned::Pong(bytes.to_vec()),
-                    Message::Close(frame) => Owned::Close(frame.map(|frame| (frame.code.0, frame.reason.to_owned()))),
+                    Message::Close(frame) => {
+                        Owned::Close(frame.map(|frame| (frame.code.0, frame.reason.to_owned())))
+                    }
                 }),
                 Err(violation) => return (messages, Some(violation.code.0)),
             }
@@ -77,7 +79,11 @@ fn each_rule_has_its_code() {
         ("too long in fragments", [frame(0x02, &[0; 600]), frame(0x80, &[0; 600])].concat(), 1009),
         ("too long inflated", frame(0xc2, &bomb(2000)), 1009),
         ("text is not UTF-8", frame(0x81, b"\xff"), 1007),
-        ("text ends within a character", frame(0x81, "\u{20ac}".split_at(0).1[..].as_bytes().split_at(2).0), 1007),
+        (
+            "text ends within a character",
+            frame(0x81, "\u{20ac}".split_at(0).1[..].as_bytes().split_at(2).0),
+            1007,
+        ),
         ("text fails before its end", frame(0x01, b"\xed\xa0"), 1007),
         ("does not inflate", frame(0xc1, b"\xff\xff\xff"), 1007),
         ("inflates to what is not UTF-8", frame(0xc1, &compressed(&[0xff; 100])), 1007),
@@ -99,7 +105,8 @@ fn compression_that_was_not_agreed_on_is_refused() {
 
 #[test]
 fn control_frames_come_between_fragments() {
-    let bytes = [frame(0x01, b"a"), frame(0x89, b"p"), frame(0x00, b""), frame(0x8a, b""), frame(0x80, b"b")].concat();
+    let bytes = [frame(0x01, b"a"), frame(0x89, b"p"), frame(0x00, b""), frame(0x8a, b""), frame(0x80, b"b")]
+        .concat();
     let expected = vec![Owned::Ping(b"p".to_vec()), Owned::Pong(vec![]), Owned::Text("ab".into())];
     assert_eq!(decode(&bytes, &[], false, 1000), (expected, None));
 }
@@ -159,8 +166,9 @@ fn sent() -> impl Strategy<Value = Sent> {
         prop::collection::vec(any::<u8>(), 0..300).prop_map(Owned::Binary),
         prop::collection::vec(0..4_u8, 65_530..65_550).prop_map(Owned::Binary),
     ];
-    (message, 1..5_usize, any::<bool>(), any::<bool>())
-        .prop_map(|(message, fragments, compress, ping_between)| Sent { message, fragments, compress, ping_between })
+    (message, 1..5_usize, any::<bool>(), any::<bool>()).prop_map(
+        |(message, fragments, compress, ping_between)| Sent { message, fragments, compress, ping_between },
+    )
 }
 
 /// The frames of a message, and the messages that a receiver sees in order.

@@ -67,7 +67,9 @@ mod tests {
 
     #[test]
     fn fails_at_the_first_wrong_byte() {
-        for (good, bad) in [(&b"\xe2\x82"[..], 0x28), (b"\xed", 0xa0), (b"\xf4", 0x90), (b"\xf0", 0x80), (b"", 0xc0)] {
+        for (good, bad) in
+            [(&b"\xe2\x82"[..], 0x28), (b"\xed", 0xa0), (b"\xf4", 0x90), (b"\xf0", 0x80), (b"", 0xc0)]
+        {
             let mut check = Utf8Check::default();
             assert_eq!(check.feed(good), Ok(()));
             assert_eq!(check.feed(&[bad]), Err(NotUtf8), "{good:x?} then {bad:x}");

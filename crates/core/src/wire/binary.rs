@@ -103,7 +103,10 @@ impl<'a> Header<'a> {
 }
 
 fn truncated() -> Problem {
-    Problem::new(Code::InvalidMessage, "the binary message ends within its header; see PROTOCOL.md section 3.1")
+    Problem::new(
+        Code::InvalidMessage,
+        "the binary message ends within its header; see PROTOCOL.md section 3.1",
+    )
 }
 
 #[cfg(test)]
@@ -118,7 +121,11 @@ mod tests {
         assert_eq!((publish.key, publish.content_type, publish.idempotency_key), ("k", "", "i1"));
         assert_eq!(publish.data, b"data");
         for end in 0..message.len() - 4 {
-            assert_eq!(Publish::parse(&message[..end]).map_err(|p| p.code), Err(Code::InvalidMessage), "{end}");
+            assert_eq!(
+                Publish::parse(&message[..end]).map_err(|p| p.code),
+                Err(Code::InvalidMessage),
+                "{end}"
+            );
         }
         assert_eq!(Publish::parse(b"\x01").map_err(|p| p.code), Err(Code::UnknownType));
     }

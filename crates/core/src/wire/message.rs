@@ -110,7 +110,8 @@ impl<'a> ClientMessage<'a> {
                 Err(problem) => (None, Err(problem)),
             },
             Err(error) => {
-                let id = serde_json::from_str::<OnlyId<'a>>(text).ok().and_then(|only| checked_id(only.id).ok());
+                let id =
+                    serde_json::from_str::<OnlyId<'a>>(text).ok().and_then(|only| checked_id(only.id).ok());
                 (id.flatten(), Err(unreadable(text, &error)))
             }
         }
@@ -132,7 +133,9 @@ impl<'a> ClientMessage<'a> {
                     (Some(json), None, None) => PublishData::Json(json),
                     (None, Some(base64), content_type) => PublishData::Base64(base64, content_type),
                     (None, None, _) => return Err(missing("data (or data_base64)")),
-                    (Some(_), Some(_), _) => return Err(invalid("pass either data or data_base64, not both")),
+                    (Some(_), Some(_), _) => {
+                        return Err(invalid("pass either data or data_base64, not both"));
+                    }
                     (Some(_), None, Some(_)) => {
                         return Err(invalid("content_type goes with data_base64; data is JSON always"));
                     }
@@ -230,7 +233,8 @@ pub mod server {
 
     /// `error`: refuses one message.
     pub fn error(problem: &Problem, id: MessageId<'_>) -> Vec<u8> {
-        let mut out = format!("{{\"type\":\"error\",\"code\":\"{}\",\"message\":", problem.code.as_str()).into_bytes();
+        let mut out =
+            format!("{{\"type\":\"error\",\"code\":\"{}\",\"message\":", problem.code.as_str()).into_bytes();
         push_string_bytes(&mut out, &problem.detail);
         finish(out, id)
     }

@@ -55,7 +55,11 @@ impl Page<'_> {
 
 fn push_channels(out: &mut Vec<u8>, channels: &[&str], several: bool) {
     let names: Vec<String> = channels.iter().map(|name| format!("\"{name}\"")).collect();
-    let member = if several { format!("\"channels\":[{}]", names.join(",")) } else { format!("\"channel\":{}", names[0]) };
+    let member = if several {
+        format!("\"channels\":[{}]", names.join(","))
+    } else {
+        format!("\"channel\":{}", names[0])
+    };
     out.extend_from_slice(member.as_bytes());
 }
 
@@ -74,11 +78,18 @@ pub fn gap(channels: &[&str], several: bool, requested: &str, resumed_from: &str
 
 /// The answer to a publish.
 pub fn published(channel: &str, id: EventId, time: Timestamp, duplicate: bool) -> Vec<u8> {
-    format!("{{\"channel\":\"{channel}\",\"id\":\"{id}\",\"time\":\"{time}\",\"duplicate\":{duplicate}}}").into_bytes()
+    format!("{{\"channel\":\"{channel}\",\"id\":\"{id}\",\"time\":\"{time}\",\"duplicate\":{duplicate}}}")
+        .into_bytes()
 }
 
 /// A snapshot: the latest retained event, and the position right after it.
-pub fn snapshot(channel: &str, cursor: EventId, state: Option<&Event>, events: usize, bytes: usize) -> Vec<u8> {
+pub fn snapshot(
+    channel: &str,
+    cursor: EventId,
+    state: Option<&Event>,
+    events: usize,
+    bytes: usize,
+) -> Vec<u8> {
     let mut out = format!("{{\"channel\":\"{channel}\",\"cursor\":\"{cursor}\",\"state\":").into_bytes();
     match state {
         Some(event) => json::push_alone(&mut out, event),

@@ -210,7 +210,11 @@ impl LocalChannel {
 
 impl Group {
     fn note_place(&self, connections: &mut Slab<Connection>, number: usize, index: usize) {
-        set_place(connections, self.members[index], Place::Group { group: number as u32, index: index as u32 });
+        set_place(
+            connections,
+            self.members[index],
+            Place::Group { group: number as u32, index: index as u32 },
+        );
     }
 }
 

@@ -11,6 +11,7 @@ use super::channels::Subscription;
 use super::long_poll::LongPoll;
 use super::upload::Upload;
 use super::websocket::WebSocket;
+use crate::metrics::Transport;
 
 /// A connection of a shard. What is rare is boxed, so that an idle one stays small.
 #[derive(Debug)]
@@ -30,6 +31,8 @@ pub(super) struct Connection {
     pub(super) unread: bool,
     /// In the shard's queue of connections with work left.
     pub(super) queued: bool,
+    /// It publishes faster than the fan-out goes, and is not read until that caught up.
+    pub(super) paused: bool,
     /// Nothing more will come from the peer.
     pub(super) ended: bool,
 }
@@ -89,6 +92,7 @@ impl Connection {
             blocked: false,
             unread: false,
             queued: false,
+            paused: false,
             ended: false,
         }
     }
@@ -111,6 +115,22 @@ impl Connection {
         Written::All
     }
 
+    /// Writes what is pending, as far as it goes. False if the connection is broken.
+    pub(super) fn write_pending(&mut self) -> bool {
+        if self.pending.is_empty() || self.blocked {
+            return true;
+        }
+        let pending = std::mem::take(&mut self.pending);
+        match self.write(&pending) {
+            Written::All => true,
+            Written::Part(taken) => {
+                self.pending = pending.slice(taken..);
+                true
+            }
+            Written::Broken => false,
+        }
+    }
+
     /// Reads what has come. `None` if nothing has; `Some(0)` at the end of the peer's bytes.
     pub(super) fn read(&mut self, scratch: &mut [u8]) -> io::Result<Option<usize>> {
         loop {
@@ -126,5 +146,26 @@ impl Connection {
     /// Whether the connection can take a new message now: it is neither blocked nor in the middle of one.
     pub(super) fn is_free(&self) -> bool {
         !self.blocked && self.pending.is_empty()
+    }
+}
+
+impl Protocol {
+    /// The liveness of a stream.
+    pub(super) fn liveness_mut(&mut self) -> Option<&mut Liveness> {
+        match self {
+            Self::EventStream { liveness, .. } => Some(liveness),
+            Self::WebSocket(websocket) => Some(&mut websocket.liveness),
+            _ => None,
+        }
+    }
+
+    /// What the connection counts as.
+    pub(super) fn transport(&self) -> Transport {
+        match self {
+            Self::Http { .. } | Self::Upload(_) | Self::Closing { .. } => Transport::Http,
+            Self::LongPoll(_) => Transport::LongPoll,
+            Self::EventStream { .. } => Transport::EventStream,
+            Self::WebSocket(_) => Transport::WebSocket,
+        }
     }
 }

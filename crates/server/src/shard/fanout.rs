@@ -75,7 +75,8 @@ impl Shard {
             Err(next) => {
                 // This shard itself was too slow. Nobody is skipped silently: all stand alone where
                 // they are, and `pump` tells each that its position is gone.
-                let members: Vec<Member> = local.groups.iter().flat_map(|group| group.members.clone()).collect();
+                let members: Vec<Member> =
+                    local.groups.iter().flat_map(|group| group.members.clone()).collect();
                 for member in members {
                     local.part(&mut self.connections, member, local.reached);
                 }
@@ -132,10 +133,7 @@ impl Shard {
         let batch = local.batch.as_mut()?;
         if batch.encoded.is_none() {
             batch.encoded = Some(match bytewise {
-                Bytewise::Frames(Form::EventStream | Form::WebSocket | Form::WebSocketDeflated | Form::Raw | Form::RawDeflated) => {
-                    let Bytewise::Frames(form) = bytewise else { return None };
-                    concatenated(&batch.events, form, &mut self.deflater)
-                }
+                Bytewise::Frames(form) => concatenated(&batch.events, form, &mut self.deflater),
                 Bytewise::Poll(reply) => {
                     let bytes = reply.answer(&local.channel, local.reached, &batch.events, batch.more);
                     Encoded { bytes, ends: Vec::new() }
@@ -147,7 +145,14 @@ impl Shard {
 
     /// A member's socket took only part of the batch: it stands alone from now on, at the end of the frame
     /// that is under way.
-    fn leave_behind(&mut self, number: u32, member: Member, bytewise: Bytewise, encoded: &Encoded, taken: usize) {
+    fn leave_behind(
+        &mut self,
+        number: u32,
+        member: Member,
+        bytewise: Bytewise,
+        encoded: &Encoded,
+        taken: usize,
+    ) {
         let local = &mut self.channels[number as usize];
         let connection = &mut self.connections[member.connection as usize];
         let now_ms = self.now_ms;
@@ -188,6 +193,7 @@ impl Shard {
             local.reached = batch.to;
             more |= batch.more;
         }
+        local.queued = more;
         let mut too_slow = Vec::new();
         for member in &local.alone {
             let connection = &mut self.connections[member.connection as usize];
@@ -195,18 +201,23 @@ impl Shard {
                 if !std::mem::replace(&mut connection.queued, true) {
                     self.ready.push_back(member.connection);
                 }
-            } else if local.reached.saturating_sub(connection.subscriptions[member.slot as usize].cursor) > lag_max
+            } else if local.reached.saturating_sub(connection.subscriptions[member.slot as usize].cursor)
+                > lag_max
                 && !matches!(connection.protocol, Protocol::LongPoll(_))
             {
                 too_slow.push(member.connection);
             }
         }
-        local.queued = more;
         for connection in too_slow {
             self.close_slow(connection);
         }
-        // Closing may have taken the last subscriber, and the channel with it.
-        more && self.channels.contains(number as usize)
+        // The last subscriber may have left, now or during the batch.
+        let Some(local) = self.channels.get_mut(number as usize) else { return false };
+        if local.is_empty() {
+            self.release(number);
+            return false;
+        }
+        more
     }
 }
 

@@ -1,0 +1,71 @@
+//! Answers as bytes: heads, problems, caching. Must not know what is asked.
+
+use tidewire_core::http1::{ResponseHead, Version};
+use tidewire_core::{Code, Problem};
+
+/// What of a request decides the form of its answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Exchange {
+    /// Whether the connection serves another request afterwards.
+    pub(crate) keep_alive: bool,
+    /// HTTP/1.0 clients need to be told that it does.
+    pub(crate) version: Version,
+    /// `HEAD`: no body.
+    pub(crate) head_only: bool,
+}
+
+impl Exchange {
+    /// The exchange of a request that nobody could read.
+    pub(crate) const BROKEN: Self = Self { keep_alive: false, version: Version::Http11, head_only: false };
+
+    /// Begins an answer. The caller adds fields and ends the head.
+    pub(crate) fn head<'o>(&self, out: &'o mut Vec<u8>, status: u16) -> ResponseHead<'o> {
+        let head = ResponseHead::new(out, status);
+        match (self.keep_alive, self.version) {
+            (false, _) => head.field("Connection", "close"),
+            (true, Version::Http10) => head.field("Connection", "keep-alive"),
+            (true, Version::Http11) => head,
+        }
+    }
+
+    /// A whole answer.
+    pub(crate) fn answer(&self, out: &mut Vec<u8>, status: u16, fields: &[(&str, &str)], body: &[u8]) {
+        let head = fields.iter().fold(self.head(out, status), |head, (name, value)| head.field(name, value));
+        head.content_length(body.len()).end();
+        if !self.head_only {
+            out.extend_from_slice(body);
+        }
+    }
+
+    /// A JSON answer.
+    pub(crate) fn json(&self, out: &mut Vec<u8>, status: u16, fields: &[(&str, &str)], body: &[u8]) {
+        let mut all = vec![("Content-Type", "application/json")];
+        all.extend_from_slice(fields);
+        self.answer(out, status, &all, body);
+    }
+
+    /// `304 Not Modified`.
+    pub(crate) fn not_modified(&self, out: &mut Vec<u8>, etag: &str, cache_control: &str) {
+        self.head(out, 304).field("ETag", etag).field("Cache-Control", cache_control).end();
+    }
+
+    /// An RFC 9457 problem, with the fields that go with its code.
+    pub(crate) fn problem(&self, out: &mut Vec<u8>, problem: &Problem, fields: &[(&str, &str)]) {
+        let mut all = vec![("Content-Type", "application/problem+json"), ("Cache-Control", "no-store")];
+        match problem.code {
+            Code::UpgradeRequired => {
+                all.extend([("Sec-WebSocket-Version", "13"), ("Upgrade", "websocket")]);
+            }
+            Code::Unavailable => all.push(("Retry-After", "2")),
+            _ => {}
+        }
+        all.extend_from_slice(fields);
+        self.answer(out, problem.code.status(), &all, problem.to_json().as_bytes());
+    }
+}
+
+/// The answer to a connection over the limit.
+pub(crate) fn unavailable(out: &mut Vec<u8>) {
+    let detail = "the server has as many connections as it may, or is going away; try again in a moment";
+    Exchange::BROKEN.problem(out, &Problem::new(Code::Unavailable, detail), &[]);
+}

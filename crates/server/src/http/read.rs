@@ -1,0 +1,151 @@
+//! Reading channels for an answer: where a request begins, what it gets, where it goes on.
+//! The same for polls, streams and WebSockets. Must not know how an answer looks.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use tidewire_core::cursor::Start;
+use tidewire_core::log::Evicted;
+use tidewire_core::wire::poll;
+use tidewire_core::{ChannelName, Epoch, Event, EventId, Problem, Since};
+
+use crate::hub::{Channel, Hub};
+
+/// A reader of one channel. A channel that does not exist has nothing to read.
+#[derive(Debug)]
+pub(crate) struct Reader {
+    /// Where it is.
+    pub(crate) position: EventId,
+    channel: Option<Arc<Channel>>,
+}
+
+impl Reader {
+    pub(crate) fn new(position: EventId, channel: Option<Arc<Channel>>) -> Self {
+        Self { position, channel }
+    }
+}
+
+/// Where a request begins in each of its channels.
+#[derive(Debug)]
+pub(crate) struct Begin {
+    /// One reader per channel, in the request's order.
+    pub(crate) readers: Vec<Reader>,
+    /// The gaps, if any.
+    pub(crate) gap: Option<Gap>,
+}
+
+/// Channels in which a request's cursor cannot be served.
+#[derive(Debug)]
+pub(crate) struct Gap {
+    /// Their places in the request.
+    pub(crate) places: Vec<usize>,
+    /// Where each resumes.
+    pub(crate) resumed_from: Vec<EventId>,
+}
+
+impl Gap {
+    /// The gap object of a poll.
+    pub(crate) fn to_json(&self, channels: &[ChannelName], several: bool, requested: &str) -> Vec<u8> {
+        let names: Vec<&str> = self.places.iter().map(|place| channels[*place].as_str()).collect();
+        poll::gap(&names, several, requested, &joined_cursor(&self.resumed_from))
+    }
+}
+
+/// The request's `since`, read.
+///
+/// # Errors
+/// `invalid_cursor`.
+pub(crate) fn parse_since(text: Option<&str>) -> Result<Option<Since>, Problem> {
+    text.map(Since::parse).transpose()
+}
+
+/// Finds where to begin in `channels`; `default` is what the transport does without `since`.
+pub(crate) fn begin(hub: &Hub, channels: &[ChannelName], since: Option<&Since>, default: Start) -> Begin {
+    let epochs: Vec<Epoch> = channels.iter().map(|name| hub.epoch(name.as_str())).collect();
+    let mut begin = Begin { readers: Vec::with_capacity(channels.len()), gap: None };
+    for (place, name) in channels.iter().enumerate() {
+        let start = since.map_or(default, |since| since.in_channel(epochs[place], &epochs, default));
+        let channel = hub.find(name.as_str());
+        let (position, gap, resumed_from) = match &channel {
+            Some(channel) => {
+                let located = channel.locate(start);
+                (channel.id(located.position.after), located.position.gap, located.resumed_from)
+            }
+            None => {
+                let empty = hub.empty_position(name.as_str());
+                let gap = match start {
+                    Start::After(offset) => offset != empty.offset,
+                    Start::Unknown => true,
+                    Start::Earliest | Start::Latest => false,
+                };
+                (empty, gap, empty)
+            }
+        };
+        if gap {
+            let all = begin.gap.get_or_insert(Gap { places: Vec::new(), resumed_from: Vec::new() });
+            all.places.push(place);
+            all.resumed_from.push(resumed_from);
+        }
+        begin.readers.push(Reader::new(position, channel));
+    }
+    begin
+}
+
+/// Takes the next events of all readers, up to `events_max` and until they have `bytes_max` bytes: in each
+/// channel's order, and by time between channels. Each comes with its reader's place. True if
+/// there are more.
+///
+/// # Errors
+/// [`Evicted`] if a reader's position is no longer retained.
+pub(crate) fn gather(
+    readers: &mut [Reader],
+    events_max: usize,
+    bytes_max: usize,
+    out: &mut Vec<(usize, Arc<Event>)>,
+) -> Result<bool, Evicted> {
+    let mut more = false;
+    let mut pages: Vec<VecDeque<Arc<Event>>> = Vec::with_capacity(readers.len());
+    for reader in readers.iter() {
+        let mut events = Vec::new();
+        if let Some(channel) = &reader.channel {
+            let head = channel.read(reader.position.offset, events_max, bytes_max, &mut events)?;
+            let end = events.last().map_or(reader.position.offset, |event| event.id.offset);
+            more |= end < head;
+        }
+        pages.push(events.into());
+    }
+    let (mut count, mut bytes) = (0, 0);
+    while count < events_max && bytes < bytes_max {
+        let earliest =
+            pages.iter().enumerate().filter_map(|(place, page)| Some((page.front()?.time, place))).min();
+        let Some((_, place)) = earliest else { return Ok(more) };
+        let Some(event) = pages[place].pop_front() else { return Ok(more) };
+        count += 1;
+        bytes += event.size_bytes();
+        readers[place].position = event.id;
+        out.push((place, event));
+        if pages[place].is_empty() && readers[place].has_more() {
+            // What this channel has beyond its page may be earlier than the others' next.
+            return Ok(true);
+        }
+    }
+    Ok(more || pages.iter().any(|page| !page.is_empty()))
+}
+
+impl Reader {
+    fn has_more(&self) -> bool {
+        self.channel.as_ref().is_some_and(|channel| channel.head() > self.position.offset)
+    }
+}
+
+/// Several positions as one cursor.
+pub(crate) fn joined_cursor(ids: &[EventId]) -> String {
+    let mut out = Vec::with_capacity(ids.len() * (EventId::TOKEN_BYTES_MAX + 1));
+    for id in ids {
+        if !out.is_empty() {
+            out.push(b'.');
+        }
+        id.push_to(&mut out);
+    }
+    String::from_utf8(out).unwrap_or_default()
+}

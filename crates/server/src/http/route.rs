@@ -1,0 +1,166 @@
+//! Which route a path is, which methods it has, and what its parameters say.
+//! Must not answer anything.
+
+use tidewire_core::http1::{Method, Query, Request, decode_path_segment};
+use tidewire_core::limits::Limits;
+use tidewire_core::{ChannelName, Code, Problem};
+
+/// A route with what its path names.
+#[derive(Debug)]
+pub(crate) enum Route {
+    /// `/v1/channels/{channel}/events`
+    ChannelEvents(ChannelName),
+    /// `/v1/channels/{channel}/ws`
+    ChannelWebSocket(ChannelName),
+    /// `/v1/channels/{channel}`
+    Channel(ChannelName),
+    /// `/v1/events`
+    Events,
+    /// `/v1/ws`
+    WebSocket,
+    /// `/healthz`
+    Health,
+    /// `/readyz`
+    Ready,
+    /// `/metrics`
+    Metrics,
+    /// Anything else, which may be a page.
+    Other,
+}
+
+impl Route {
+    /// Finds the route of a path.
+    ///
+    /// # Errors
+    /// `invalid_channel` and `invalid_request` for a path that names a channel wrongly.
+    pub(crate) fn of(path: &str) -> Result<Self, Problem> {
+        let mut segments = path.split('/').skip(1);
+        let parts = (segments.next(), segments.next(), segments.next(), segments.next(), segments.next());
+        let channel = |segment| ChannelName::new(&decode_path_segment(segment)?);
+        Ok(match parts {
+            (Some("v1"), Some("channels"), Some(name), Some("events"), None) => {
+                Self::ChannelEvents(channel(name)?)
+            }
+            (Some("v1"), Some("channels"), Some(name), Some("ws"), None) => {
+                Self::ChannelWebSocket(channel(name)?)
+            }
+            (Some("v1"), Some("channels"), Some(name), None, None) => Self::Channel(channel(name)?),
+            (Some("v1"), Some("events"), None, None, None) => Self::Events,
+            (Some("v1"), Some("ws"), None, None, None) => Self::WebSocket,
+            (Some("healthz"), None, None, None, None) => Self::Health,
+            (Some("readyz"), None, None, None, None) => Self::Ready,
+            (Some("metrics"), None, None, None, None) => Self::Metrics,
+            _ => Self::Other,
+        })
+    }
+
+    /// The methods of the route, as `Allow` lists them.
+    pub(crate) fn allow(&self) -> &'static str {
+        match self {
+            Self::ChannelEvents(_) => "GET, HEAD, POST, OPTIONS",
+            _ => "GET, HEAD, OPTIONS",
+        }
+    }
+
+    /// Whether the route has the method.
+    pub(crate) fn has(&self, method: Method) -> bool {
+        match method {
+            Method::Get | Method::Head | Method::Options => true,
+            Method::Post => matches!(self, Self::ChannelEvents(_)),
+            Method::Other => false,
+        }
+    }
+}
+
+/// A request to read events.
+#[derive(Debug)]
+pub(crate) struct ReadRequest {
+    /// The channels, in the request's order.
+    pub(crate) channels: Vec<ChannelName>,
+    /// Whether it came to `/v1/events`.
+    pub(crate) several: bool,
+    /// `since`, unread.
+    pub(crate) since: Option<String>,
+    /// The most events of an answer.
+    pub(crate) limit: usize,
+    /// How long to hold the answer.
+    pub(crate) wait_ms: Option<u64>,
+}
+
+impl ReadRequest {
+    /// Reads the parameters of `/v1/events` (`channel` is `None`) or a channel's events.
+    ///
+    /// # Errors
+    /// `invalid_parameter`, `invalid_channel`, `too_many_channels`.
+    pub(crate) fn parse(
+        request: &Request<'_, '_>,
+        channel: Option<ChannelName>,
+        limits: &Limits,
+    ) -> Result<Self, Problem> {
+        let streams = request.accepts_event_stream();
+        let known: &[&str] = match (&channel, streams) {
+            (Some(_), true) => &["since"],
+            (Some(_), false) => &["since", "limit", "wait"],
+            (None, true) => &["channel", "since"],
+            (None, false) => &["channel", "since", "limit", "wait"],
+        };
+        let query = Query::parse(request.query, known)?;
+        let several = channel.is_none();
+        let channels = match channel {
+            Some(channel) => vec![channel],
+            None => channels(&query, limits.channels_per_request)?,
+        };
+        let since = query.one("since")?.map(str::to_owned);
+        let limit = number(query.one("limit")?, "limit", 1.0, limits.page_events as f64)?;
+        let wait = query.one("wait")?;
+        let wait_ms = match wait {
+            Some(_) => number(wait, "wait", 0.0, limits.wait_ms as f64 / 1000.0)?
+                .map(|seconds| (seconds * 1000.0) as u64),
+            None => None,
+        };
+        if limit.is_some_and(|limit| limit.fract() != 0.0) {
+            return Err(invalid("limit must be a whole number".to_owned()));
+        }
+        let limit = limit.map_or(100.min(limits.page_events), |limit| limit as usize);
+        Ok(Self { channels, several, since, limit, wait_ms })
+    }
+
+    /// The channels' names.
+    pub(crate) fn names(&self) -> Vec<&str> {
+        self.channels.iter().map(ChannelName::as_str).collect()
+    }
+}
+
+fn channels(query: &Query<'_>, most: usize) -> Result<Vec<ChannelName>, Problem> {
+    let mut channels: Vec<ChannelName> = Vec::new();
+    for name in query.all("channel") {
+        let channel = ChannelName::new(name)?;
+        if channels.contains(&channel) {
+            return Err(invalid(format!("the channel {channel} is named twice")));
+        }
+        if channels.len() == most {
+            let detail = format!("a request may name {most} channels; use several requests, or a WebSocket");
+            return Err(Problem::new(Code::TooManyChannels, detail));
+        }
+        channels.push(channel);
+    }
+    if channels.is_empty() {
+        return Err(invalid("name at least one channel: /v1/events?channel=a&channel=b".to_owned()));
+    }
+    Ok(channels)
+}
+
+fn number(text: Option<&str>, name: &str, least: f64, most: f64) -> Result<Option<f64>, Problem> {
+    let Some(text) = text else { return Ok(None) };
+    let plain = !text.is_empty()
+        && text.len() <= 16
+        && text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
+    match text.parse::<f64>() {
+        Ok(number) if plain && (least..=most).contains(&number) => Ok(Some(number)),
+        _ => Err(invalid(format!("{name} must be a number from {least} to {most}"))),
+    }
+}
+
+fn invalid(detail: String) -> Problem {
+    Problem::new(Code::InvalidParameter, detail)
+}

@@ -1,0 +1,18 @@
+//! Tidewire's server as a library: settings in, a running server out.
+//!
+//! The data path: `listener` accepts, a `shard` owns the connection, `http` understands requests, the
+//! `hub` holds the logs, and the shard's `fanout` writes events to sockets. See ARCHITECTURE.md.
+
+mod clock;
+mod http;
+mod hub;
+mod listener;
+mod metrics;
+mod server;
+mod settings;
+mod shard;
+mod sources;
+
+pub use hub::{Channel, Hub, Located, Published};
+pub use server::Server;
+pub use settings::{Flags, Settings};

@@ -1,0 +1,143 @@
+//! The server as a whole: binds, starts its threads, stops them. The caller owns the settings and the
+//! moment to stop, so tests run servers side by side on port 0. Must not read flags or signals.
+
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use anyhow::Context;
+
+use crate::clock::{Clock, wall_clock};
+use crate::hub::Hub;
+use crate::listener;
+use crate::metrics::ShardCounters;
+use crate::settings::Settings;
+use crate::shard::{self, Message, Shard, Shared};
+use crate::sources::host;
+
+/// How often expired history is dropped.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
+
+/// What the threads count together.
+#[derive(Debug)]
+pub(crate) struct Gauges {
+    pub(crate) shards: Vec<Arc<ShardCounters>>,
+    /// Connections that are open or on their way to a shard.
+    pub(crate) connections: AtomicUsize,
+    pub(crate) refused: AtomicU64,
+}
+
+impl Gauges {
+    pub(crate) fn refused(&self) -> u64 {
+        self.refused.load(Ordering::Relaxed)
+    }
+}
+
+/// A running server.
+#[derive(Debug)]
+pub struct Server {
+    address: SocketAddr,
+    hub: Arc<Hub>,
+    stopping: Arc<AtomicBool>,
+    listener: listener::Handle,
+    shards: Vec<JoinHandle<std::io::Result<()>>>,
+    helpers: Vec<JoinHandle<()>>,
+}
+
+impl Server {
+    /// Binds and starts serving. When this returns, connections are accepted.
+    ///
+    /// # Errors
+    /// If the address cannot be bound, or the system refuses threads or polls.
+    pub fn start(settings: Settings) -> anyhow::Result<Self> {
+        let socket = TcpListener::bind(settings.listen)
+            .with_context(|| format!("cannot listen on {}; is another program there?", settings.listen))?;
+        let address = socket.local_addr()?;
+        let settings = Arc::new(settings);
+        let polls: Vec<_> = (0..settings.shards).map(|_| shard::prepare()).collect::<Result<_, _>>()?;
+        let (polls, inboxes): (Vec<_>, Vec<_>) = polls.into_iter().unzip();
+        let hub = Arc::new(Hub::new(Arc::clone(&settings), inboxes.clone()));
+        let gauges = Arc::new(Gauges {
+            shards: inboxes.iter().map(|_| Arc::default()).collect(),
+            connections: AtomicUsize::new(0),
+            refused: AtomicU64::new(0),
+        });
+        let shared = Arc::new(Shared {
+            hub: Arc::clone(&hub),
+            settings: Arc::clone(&settings),
+            gauges,
+            clock: Clock::start(),
+        });
+        let mut shards = Vec::new();
+        for (index, (poll, inbox)) in polls.into_iter().zip(inboxes).enumerate() {
+            let shared = Arc::clone(&shared);
+            let run = move || Shard::new(index as u16, poll, inbox, &shared).run();
+            shards.push(spawn(&format!("shard-{index}"), run)?);
+        }
+        let stopping = Arc::new(AtomicBool::new(false));
+        let mut helpers = vec![sweeper(Arc::clone(&hub), Arc::clone(&stopping))?];
+        if settings.demo {
+            helpers.push(host::start(Arc::clone(&hub), Arc::clone(&stopping))?);
+        }
+        let listener = listener::start(socket, &shared)?;
+        Ok(Self { address, hub, stopping, listener, shards, helpers })
+    }
+
+    /// Where the server listens; the port that the system chose if it was asked to.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Stops accepting, says goodbye to all clients, and waits until they are gone or out of time.
+    ///
+    /// # Errors
+    /// If a shard had failed.
+    pub fn stop(self) -> anyhow::Result<()> {
+        self.stopping.store(true, Ordering::Relaxed);
+        self.listener.stop();
+        self.hub.inboxes().iter().for_each(|inbox| inbox.push(Message::Stop));
+        for shard in self.shards {
+            match shard.join() {
+                Ok(outcome) => outcome.context("a shard failed")?,
+                Err(_) => anyhow::bail!("a shard panicked; its message is above"),
+            }
+        }
+        for helper in self.helpers {
+            helper.thread().unpark();
+            let _ = helper.join();
+        }
+        Ok(())
+    }
+}
+
+/// Starts a named thread.
+pub(crate) fn spawn<T: Send + 'static>(
+    name: &str,
+    run: impl FnOnce() -> T + Send + 'static,
+) -> anyhow::Result<JoinHandle<T>> {
+    std::thread::Builder::new()
+        .name(name.to_owned())
+        .spawn(run)
+        .with_context(|| format!("cannot start the thread {name}"))
+}
+
+/// Runs `tick` at an interval until the server stops, on a thread that stopping wakes.
+pub(crate) fn every(
+    name: &str,
+    interval: Duration,
+    stopping: Arc<AtomicBool>,
+    mut tick: impl FnMut() + Send + 'static,
+) -> anyhow::Result<JoinHandle<()>> {
+    spawn(name, move || {
+        while !stopping.load(Ordering::Relaxed) {
+            tick();
+            std::thread::park_timeout(interval);
+        }
+    })
+}
+
+fn sweeper(hub: Arc<Hub>, stopping: Arc<AtomicBool>) -> anyhow::Result<JoinHandle<()>> {
+    every("sweeper", SWEEP_INTERVAL, stopping, move || hub.sweep(wall_clock()))
+}

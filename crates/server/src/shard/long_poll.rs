@@ -1,0 +1,273 @@
+//! Polls, short and long: the answer, and what is held until there is one.
+//! Must not know sockets: answers go to `out`, or to a group's shared bytes.
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tidewire_core::cursor::Start;
+use tidewire_core::http1::if_none_match;
+use tidewire_core::wire::poll::Page;
+use tidewire_core::{ChannelName, Event, EventId, Problem, Since};
+
+use super::Shard;
+use super::connection::Protocol;
+use crate::http::answer::Exchange;
+use crate::http::read::{Begin, Reader, begin, gather, joined_cursor};
+use crate::http::route::ReadRequest;
+use crate::hub::Channel;
+use crate::metrics::Transport;
+
+/// What the form of a poll's answer depends on, apart from the events. Held polls with the same reply at the
+/// same position get the same bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Reply {
+    exchange: Exchange,
+    limit: usize,
+    several: bool,
+    /// `since` was a cursor: the answer is right for whoever asks the same again.
+    since_is_cursor: bool,
+    since_is_latest: bool,
+    holds: bool,
+}
+
+/// A held long poll.
+#[derive(Debug)]
+pub(super) struct LongPoll {
+    reply: Reply,
+    channels: Vec<ChannelName>,
+    /// Held until the answer differs from this.
+    if_none_match: Option<String>,
+    /// When to answer without events.
+    pub(super) deadline_ms: u64,
+}
+
+/// A poll's answer without its head.
+struct Answer {
+    body: Vec<u8>,
+    etag: String,
+    has_events: bool,
+    more: bool,
+}
+
+impl Reply {
+    pub(super) fn new(exchange: Exchange, read: &ReadRequest, since: Option<&Since>, default: Start) -> Self {
+        let is_latest = since.map_or(default == Start::Latest, |since| *since == Since::Latest);
+        Self {
+            exchange,
+            limit: read.limit,
+            several: read.several,
+            since_is_cursor: matches!(since, Some(Since::Cursor(_))),
+            since_is_latest: is_latest,
+            holds: read.wait_ms.is_some(),
+        }
+    }
+
+    /// The whole answer to polls of one channel that waited at `after` and now get `events`.
+    pub(super) fn answer(&self, channel: &Channel, after: u64, events: &[Arc<Event>], more: bool) -> Bytes {
+        let page = &events[..events.len().min(self.limit)];
+        let cursor = page.last().map_or(channel.id(after), |event| event.id);
+        let more = more || page.len() < events.len();
+        let answer = self.page(&[channel.name().as_str()], &[channel.id(after)], page, &[cursor], more, None);
+        let mut out = Vec::with_capacity(answer.body.len() + 256);
+        self.push(&mut out, &answer);
+        out.into()
+    }
+
+    fn page(
+        &self,
+        channels: &[&str],
+        from: &[EventId],
+        events: &[Arc<Event>],
+        to: &[EventId],
+        more: bool,
+        gap: Option<&[u8]>,
+    ) -> Answer {
+        let cursor = joined_cursor(to);
+        let page = Page { channels, several: self.several, events, cursor: &cursor, more, gap };
+        Answer { body: page.to_json(), etag: etag(from, to, more, gap), has_events: !events.is_empty(), more }
+    }
+
+    fn push(&self, out: &mut Vec<u8>, answer: &Answer) {
+        let fields = [("ETag", answer.etag.as_str()), ("Cache-Control", self.cache_control(answer))];
+        self.exchange.json(out, 200, &fields, &answer.body);
+    }
+
+    /// PROTOCOL.md section 2.2.
+    fn cache_control(&self, answer: &Answer) -> &'static str {
+        if self.since_is_latest || (self.holds && !answer.has_events) {
+            "no-store"
+        } else if self.since_is_cursor && answer.has_events && (self.holds || answer.more) {
+            "public, max-age=60"
+        } else {
+            "public, no-cache"
+        }
+    }
+}
+
+/// Events never change, so where an answer begins and ends says what is in it.
+fn etag(from: &[EventId], to: &[EventId], more: bool, gap: Option<&[u8]>) -> String {
+    let mut hasher = DefaultHasher::new();
+    (from, to, more, gap).hash(&mut hasher);
+    format!("\"{:016x}\"", hasher.finish())
+}
+
+impl LongPoll {
+    /// How it is answered together with others; `None` if it must be answered alone.
+    pub(super) fn reply(&self) -> Option<Reply> {
+        (!self.reply.several && self.if_none_match.is_none()).then_some(self.reply)
+    }
+}
+
+impl Shard {
+    /// Answers a poll, or holds it if it may be held and there is nothing to tell.
+    pub(super) fn answer_poll_or_hold(
+        &mut self,
+        id: u32,
+        read: ReadRequest,
+        found: Begin,
+        reply: Reply,
+        if_none_match: Option<String>,
+    ) -> Result<(), Problem> {
+        let requested = read.since.as_deref().unwrap_or_default();
+        let gap = found.gap.as_ref().map(|gap| gap.to_json(&read.channels, read.several, requested));
+        if gap.is_some() {
+            self.counters.gaps.add(1);
+        }
+        let from: Vec<EventId> = found.readers.iter().map(|reader| reader.position).collect();
+        let answer = self.read_answer(found.readers, &read, &reply, gap.as_deref());
+        let same = if_none_match.as_deref().is_some_and(|header| matches_etag(header, &answer.etag));
+        let tells = (answer.has_events || gap.is_some()) && !same;
+        let wait_ms =
+            read.wait_ms.filter(|ms| *ms > 0 && !tells && !reply.exchange.head_only && !self.stopping);
+        if let Some(wait_ms) = wait_ms {
+            return self.hold(id, read, &from, reply, if_none_match, wait_ms);
+        }
+        self.push_answer(id, &reply, &answer, same);
+        Ok(())
+    }
+
+    fn read_answer(
+        &self,
+        readers: Vec<Reader>,
+        read: &ReadRequest,
+        reply: &Reply,
+        gap: Option<&[u8]>,
+    ) -> Answer {
+        let limits = &self.settings.limits;
+        let mut readers = readers;
+        let from: Vec<EventId> = readers.iter().map(|reader| reader.position).collect();
+        let mut picked = Vec::new();
+        let more = match gather(&mut readers, reply.limit, limits.page_bytes, &mut picked) {
+            Ok(more) => more,
+            Err(_) => {
+                // What was there a moment ago is gone: begin where the log begins now, and say so.
+                picked.clear();
+                let found = begin(&self.hub, &read.channels, None, Start::Unknown);
+                let requested = read.since.as_deref().unwrap_or_default();
+                let gap = found.gap.as_ref().map(|gap| gap.to_json(&read.channels, read.several, requested));
+                let at: Vec<EventId> = found.readers.iter().map(|reader| reader.position).collect();
+                return reply.page(&read.names(), &from, &[], &at, true, gap.as_deref());
+            }
+        };
+        let events: Vec<Arc<Event>> = picked.into_iter().map(|(_, event)| event).collect();
+        let to: Vec<EventId> = readers.iter().map(|reader| reader.position).collect();
+        reply.page(&read.names(), &from, &events, &to, more, gap)
+    }
+
+    fn push_answer(&mut self, id: u32, reply: &Reply, answer: &Answer, same: bool) {
+        if same {
+            reply.exchange.not_modified(&mut self.out, &answer.etag, reply.cache_control(answer));
+        } else {
+            reply.push(&mut self.out, answer);
+        }
+        self.after_answer(id, reply.exchange);
+    }
+
+    fn hold(
+        &mut self,
+        id: u32,
+        read: ReadRequest,
+        from: &[EventId],
+        reply: Reply,
+        if_none_match: Option<String>,
+        wait_ms: u64,
+    ) -> Result<(), Problem> {
+        for (place, name) in read.channels.iter().enumerate() {
+            match self.subscribe(id, name) {
+                Ok(slot) => {
+                    self.connections[id as usize].subscriptions[slot as usize].cursor = from[place].offset;
+                }
+                Err(problem) => {
+                    self.unsubscribe_all(id);
+                    return Err(problem);
+                }
+            }
+        }
+        let deadline_ms = self.now_ms + wait_ms;
+        let poll = LongPoll { reply, channels: read.channels, if_none_match, deadline_ms };
+        self.connections[id as usize].protocol = Protocol::LongPoll(Box::new(poll));
+        self.counters.change(Transport::Http, Transport::LongPoll);
+        self.arm_at(id, deadline_ms);
+        // Whatever came between the look at the log and the subscription is found at the turn's end.
+        self.try_answer_long_poll(id);
+        Ok(())
+    }
+
+    /// Answers a held poll if there is something to tell.
+    pub(super) fn try_answer_long_poll(&mut self, id: u32) {
+        if let Some((reply, answer)) = self.held_answer(id) {
+            let Protocol::LongPoll(poll) = &self.connections[id as usize].protocol else { return };
+            let same = poll.if_none_match.as_deref().is_some_and(|header| matches_etag(header, &answer.etag));
+            if answer.has_events && !same {
+                self.finish_long_poll(id, reply);
+                self.push_answer(id, &reply, &answer, false);
+            }
+        }
+    }
+
+    /// The time of a held poll is over: answers with what there is.
+    pub(super) fn end_long_poll(&mut self, id: u32) {
+        if let Some((reply, answer)) = self.held_answer(id) {
+            let Protocol::LongPoll(poll) = &self.connections[id as usize].protocol else { return };
+            let same = poll.if_none_match.as_deref().is_some_and(|header| matches_etag(header, &answer.etag));
+            self.finish_long_poll(id, reply);
+            self.push_answer(id, &reply, &answer, same);
+            if self.connections.contains(id as usize) {
+                self.finish_turn(id);
+            }
+        }
+    }
+
+    fn held_answer(&self, id: u32) -> Option<(Reply, Answer)> {
+        let connection = &self.connections[id as usize];
+        let Protocol::LongPoll(poll) = &connection.protocol else { return None };
+        let readers = connection.subscriptions.iter().map(|subscription| {
+            let local = &self.channels[subscription.channel as usize];
+            Reader::new(local.channel.id(local.position(subscription)), Some(local.channel.clone()))
+        });
+        let read = ReadRequest {
+            channels: poll.channels.clone(),
+            several: poll.reply.several,
+            since: None,
+            limit: poll.reply.limit,
+            wait_ms: None,
+        };
+        Some((poll.reply, self.read_answer(readers.collect(), &read, &poll.reply, None)))
+    }
+
+    /// A held poll is answered: the connection waits for its next request, or closes.
+    pub(super) fn finish_long_poll(&mut self, id: u32, reply: Reply) {
+        self.unsubscribe_all(id);
+        self.counters.change(Transport::LongPoll, Transport::Http);
+        self.connections[id as usize].protocol = self.between_requests();
+        if !reply.exchange.keep_alive {
+            self.connections[id as usize].ended = true;
+        }
+        self.queue(id);
+    }
+}
+
+fn matches_etag(header: &str, etag: &str) -> bool {
+    if_none_match(header, etag)
+}

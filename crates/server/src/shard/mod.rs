@@ -1,0 +1,307 @@
+//! A shard: one thread, one epoll, and the connections that live and die on it.
+//!
+//! A connection never moves and no lock is held while writing to sockets. Other threads speak to a shard
+//! through its inbox only. Must not know what routes mean (`requests`) or what is in a log (`hub`).
+
+mod channels;
+mod connection;
+mod event_stream;
+mod fanout;
+mod inbox;
+mod long_poll;
+mod pump;
+mod raw;
+mod requests;
+mod subscriptions;
+mod timers;
+mod turn;
+mod upload;
+mod websocket;
+mod wheel;
+
+use std::collections::{HashMap, VecDeque};
+use std::io;
+use std::net::Shutdown;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use mio::net::TcpStream;
+use mio::{Events, Interest, Poll, Token, Waker};
+use slab::Slab;
+use tidewire_core::websocket::{Deflater, Inflater};
+use tidewire_core::{ChannelName, Event};
+
+use crate::clock::Clock;
+use crate::http::answer;
+use crate::hub::{Channel, Hub};
+use crate::metrics::{ShardCounters, Transport};
+use crate::server::Gauges;
+use crate::settings::Settings;
+use channels::LocalChannel;
+use connection::{Connection, Protocol};
+pub(crate) use inbox::{Inbox, Message};
+use pump::Mark;
+use wheel::Wheel;
+
+const WAKE: Token = Token(usize::MAX);
+/// How much is read from a socket at once.
+const READ_BYTES: usize = 64 << 10;
+/// The most readiness events handled before the fan-out has its turn.
+const EVENTS: usize = 1024;
+/// The buffer for a turn's output gives memory back beyond this.
+const OUT_BYTES_KEPT: usize = 1 << 20;
+/// While publishers are held back, how often to look whether the fan-out caught up.
+const PAUSE: Duration = Duration::from_millis(1);
+
+/// What all shards share.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) hub: Arc<Hub>,
+    pub(crate) settings: Arc<Settings>,
+    pub(crate) gauges: Arc<Gauges>,
+    pub(crate) clock: Clock,
+}
+
+/// One shard. Made on its own thread by [`Shard::run`].
+pub(crate) struct Shard {
+    index: u16,
+    poll: Poll,
+    inbox: Arc<Inbox>,
+    hub: Arc<Hub>,
+    settings: Arc<Settings>,
+    gauges: Arc<Gauges>,
+    counters: Arc<ShardCounters>,
+    clock: Clock,
+    now_ms: u64,
+    connections: Slab<Connection>,
+    channels: Slab<LocalChannel>,
+    by_name: HashMap<ChannelName, u32>,
+    /// Channels with events to fan out.
+    dirty: VecDeque<u32>,
+    /// Connections with something to do.
+    ready: VecDeque<u32>,
+    /// Publishers that outran the fan-out, and the channel in which they did.
+    paused: Vec<(u32, Arc<Channel>)>,
+    wheel: Wheel,
+    scratch: Vec<u8>,
+    /// The output of the connection whose turn it is.
+    out: Vec<u8>,
+    marks: Vec<Mark>,
+    events: Vec<Arc<Event>>,
+    deflater: Deflater,
+    inflater: Inflater,
+    stopping: bool,
+}
+
+/// Makes a shard's poll and inbox, before its thread exists, so that the hub can know all inboxes.
+pub(crate) fn prepare() -> io::Result<(Poll, Arc<Inbox>)> {
+    let poll = Poll::new()?;
+    let waker = Waker::new(poll.registry(), WAKE)?;
+    Ok((poll, Arc::new(Inbox::new(waker))))
+}
+
+impl Shard {
+    pub(crate) fn new(index: u16, poll: Poll, inbox: Arc<Inbox>, shared: &Shared) -> Self {
+        let now_ms = shared.clock.now_ms();
+        Self {
+            index,
+            poll,
+            inbox,
+            hub: Arc::clone(&shared.hub),
+            settings: Arc::clone(&shared.settings),
+            gauges: Arc::clone(&shared.gauges),
+            counters: Arc::clone(&shared.gauges.shards[usize::from(index)]),
+            clock: shared.clock,
+            now_ms,
+            connections: Slab::new(),
+            channels: Slab::new(),
+            by_name: HashMap::new(),
+            dirty: VecDeque::new(),
+            ready: VecDeque::new(),
+            paused: Vec::new(),
+            wheel: Wheel::new(now_ms),
+            scratch: vec![0; READ_BYTES],
+            out: Vec::new(),
+            marks: Vec::new(),
+            events: Vec::new(),
+            deflater: Deflater::default(),
+            inflater: Inflater::default(),
+            stopping: false,
+        }
+    }
+
+    /// Serves until told to stop and all connections are gone.
+    ///
+    /// # Errors
+    /// Only if the operating system's poll fails, which no peer can cause.
+    pub(crate) fn run(mut self) -> io::Result<()> {
+        let mut events = Events::with_capacity(EVENTS);
+        let mut messages = Vec::new();
+        while !(self.stopping && self.connections.is_empty()) {
+            let timeout = self.sleep_for();
+            match self.poll.poll(&mut events, timeout) {
+                Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(error),
+                _ => self.inbox.wake_up(),
+            }
+            self.now_ms = self.clock.now_ms();
+            for event in &events {
+                if event.token() != WAKE {
+                    self.handle_readiness(event);
+                }
+            }
+            self.resume_paused();
+            self.take_turns();
+            self.inbox.drain_into(&mut messages);
+            messages.drain(..).for_each(|message| self.handle_message(message));
+            self.fan_out_dirty();
+            self.fire_timers();
+        }
+        Ok(())
+    }
+
+    fn sleep_for(&self) -> Option<Duration> {
+        if !self.dirty.is_empty() || !self.ready.is_empty() || !self.inbox.fall_asleep() {
+            return Some(Duration::ZERO);
+        }
+        let due_ms = self.wheel.next_due_ms();
+        let timer = due_ms.map(|due_ms| Duration::from_millis(due_ms.saturating_sub(self.clock.now_ms())));
+        if self.paused.is_empty() { timer } else { Some(timer.map_or(PAUSE, |timer| timer.min(PAUSE))) }
+    }
+
+    fn handle_readiness(&mut self, event: &mio::event::Event) {
+        let id = event.token().0 as u32;
+        let Some(connection) = self.connections.get_mut(id as usize) else { return };
+        if event.is_writable() {
+            connection.blocked = false;
+        }
+        if event.is_readable() || event.is_read_closed() || event.is_error() {
+            connection.unread = true;
+        }
+        self.queue(id);
+    }
+
+    fn handle_message(&mut self, message: Message) {
+        match message {
+            Message::Connection(socket) => self.accept(socket, false),
+            Message::Refuse(socket) => self.accept(socket, true),
+            Message::Dirty(number) => self.handle_dirty(number),
+            Message::Stop => self.stop(),
+        }
+    }
+
+    fn accept(&mut self, socket: TcpStream, refuse: bool) {
+        let deadline_ms = self.now_ms + self.settings.limits.head_timeout_ms;
+        let entry = self.connections.vacant_entry();
+        let id = entry.key();
+        let connection = entry.insert(Connection::new(socket, deadline_ms));
+        let interest = Interest::READABLE | Interest::WRITABLE;
+        if self.poll.registry().register(&mut connection.socket, Token(id), interest).is_err() {
+            self.close(id as u32);
+            return;
+        }
+        self.counters.open(Transport::Http);
+        self.arm_at(id as u32, deadline_ms);
+        if refuse || self.stopping {
+            answer::unavailable(&mut self.out);
+            self.finish_turn(id as u32);
+            self.start_closing(id as u32, Bytes::new());
+        }
+    }
+
+    /// Queues a connection for a turn.
+    fn queue(&mut self, id: u32) {
+        let Some(connection) = self.connections.get_mut(id as usize) else { return };
+        if !std::mem::replace(&mut connection.queued, true) {
+            self.ready.push_back(id);
+        }
+    }
+
+    /// Gives each queued connection a turn; those queued meanwhile come next time.
+    fn take_turns(&mut self) {
+        for _ in 0..self.ready.len() {
+            let Some(id) = self.ready.pop_front() else { return };
+            if let Some(connection) = self.connections.get_mut(id as usize) {
+                connection.queued = false;
+                self.turn(id);
+            }
+        }
+    }
+
+    /// Publishers whose channel caught up may go on.
+    fn resume_paused(&mut self) {
+        let low = self.settings.limits.backlog_events / 2;
+        let mut index = 0;
+        while index < self.paused.len() {
+            if self.paused[index].1.backlog() > low {
+                index += 1;
+                continue;
+            }
+            let (id, _) = self.paused.swap_remove(index);
+            if let Some(connection) = self.connections.get_mut(id as usize) {
+                connection.paused = false;
+                self.queue(id);
+            }
+        }
+    }
+
+    /// Ends a connection orderly: `last` is sent after what is pending, then our side is shut down, and
+    /// the peer has some time to do the same.
+    fn start_closing(&mut self, id: u32, last: Bytes) {
+        self.unsubscribe_all(id);
+        let deadline_ms = self.now_ms + self.settings.limits.close_timeout_ms;
+        let Some(connection) = self.connections.get_mut(id as usize) else { return };
+        self.counters.change(connection.protocol.transport(), Transport::Http);
+        connection.protocol = Protocol::Closing { deadline_ms, shut: false };
+        connection.input = Vec::new();
+        if connection.pending.is_empty() {
+            connection.pending = last;
+        } else if !last.is_empty() {
+            connection.pending = [&connection.pending[..], &last[..]].concat().into();
+        }
+        self.arm_at(id, deadline_ms);
+        self.continue_closing(id);
+    }
+
+    fn continue_closing(&mut self, id: u32) {
+        let connection = &mut self.connections[id as usize];
+        if !connection.write_pending() {
+            return self.close(id);
+        }
+        if !connection.pending.is_empty() {
+            return;
+        }
+        let Protocol::Closing { shut, .. } = &mut connection.protocol else { return };
+        let first = !std::mem::replace(shut, true);
+        if first {
+            let _ = connection.socket.shutdown(Shutdown::Write);
+        }
+        if connection.ended {
+            self.close(id);
+        } else if first {
+            // Whatever lies unread would turn the end into a reset, and the answer might be lost with it.
+            connection.unread = true;
+            self.queue(id);
+        }
+    }
+
+    /// Ends a connection at once.
+    fn close(&mut self, id: u32) {
+        self.unsubscribe_all(id);
+        let Some(mut connection) = self.connections.try_remove(id as usize) else { return };
+        let _ = self.poll.registry().deregister(&mut connection.socket);
+        self.paused.retain(|(paused, _)| *paused != id);
+        self.counters.close(connection.protocol.transport());
+        self.gauges.connections.fetch_sub(1, std::sync::atomic::Ordering::Relaxed);
+        if self.connections.is_empty() {
+            self.connections.shrink_to_fit();
+        }
+    }
+
+    /// Tells all clients that the server goes away, and closes them.
+    fn stop(&mut self) {
+        self.stopping = true;
+        let ids: Vec<u32> = self.connections.iter().map(|(id, _)| id as u32).collect();
+        ids.into_iter().for_each(|id| self.say_goodbye(id));
+    }
+}

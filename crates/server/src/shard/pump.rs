@@ -1,0 +1,219 @@
+//! Serving subscribers that stand alone: replay, catching up, streams with bytes of their own; and
+//! the one place where a connection's turn is written out. Must not know how requests are read.
+
+use bytes::Bytes;
+use tidewire_core::wire::{Form, sse};
+
+use super::Shard;
+use super::channels::{Bytewise, Member};
+use super::connection::{Protocol, Written};
+use crate::http::read::{Reader, gather, joined_cursor};
+
+/// How much a laggard gets in one turn, so that others have theirs.
+const TURN_BYTES: usize = 256 << 10;
+/// Frames larger than this are kept by reference when they are cut, not copied.
+const COPY_BYTES: usize = 4 << 10;
+
+/// An event in the turn's output, so that a partial write can be followed to the event.
+#[derive(Debug)]
+pub(super) struct Mark {
+    /// Where its bytes begin and end in the output.
+    start: usize,
+    end: usize,
+    slot: u32,
+    offset: u64,
+    /// The frame, if it is large and shared.
+    frame: Option<Bytes>,
+}
+
+impl Shard {
+    /// Ends a connection's turn: adds the events that it has yet to get to the replies in `out`, and
+    /// writes all of it at once.
+    pub(super) fn finish_turn(&mut self, id: u32) {
+        let replies = self.out.len();
+        let more = match self.collect(id) {
+            Ok(more) => more,
+            Err(Evicted) => {
+                // What it needs next is gone: it learns of the gap when it comes back.
+                self.out.truncate(replies);
+                self.marks.clear();
+                self.write_out(id, replies);
+                return self.close_slow(id);
+            }
+        };
+        self.write_out(id, replies);
+        let Some(connection) = self.connections.get(id as usize) else { return };
+        if !connection.is_free() {
+            return;
+        }
+        if matches!(connection.protocol, Protocol::Closing { .. }) {
+            return self.continue_closing(id);
+        }
+        self.join_groups(id);
+        if more {
+            self.queue(id);
+        }
+    }
+
+    /// Appends events for the connection's lone subscriptions. True if there are more than fit a turn.
+    fn collect(&mut self, id: u32) -> Result<bool, Evicted> {
+        let connection = &self.connections[id as usize];
+        if connection.subscriptions.is_empty() {
+            return Ok(false);
+        }
+        match &connection.protocol {
+            Protocol::EventStream { several: true, .. } => self.collect_merged(id),
+            Protocol::EventStream { several: false, .. } => self.collect_each(id, Form::EventStream),
+            Protocol::WebSocket(websocket) => {
+                let form = websocket.form();
+                self.collect_each(id, form)
+            }
+            _ => Ok(false),
+        }
+    }
+
+    fn collect_each(&mut self, id: u32, form: Form) -> Result<bool, Evicted> {
+        let budget = self.out.len() + TURN_BYTES;
+        for slot in 0..self.connections[id as usize].subscriptions.len() as u32 {
+            if !self.is_alone(id, slot) {
+                continue;
+            }
+            if self.out.len() >= budget {
+                return Ok(true);
+            }
+            let subscription = self.connections[id as usize].subscriptions[slot as usize];
+            let local = &self.channels[subscription.channel as usize];
+            let end = local.joinable();
+            if subscription.cursor >= end {
+                continue;
+            }
+            self.events.clear();
+            let room = budget - self.out.len();
+            let head = local.channel.read(subscription.cursor, usize::MAX, room, &mut self.events);
+            head.map_err(|_| Evicted)?;
+            let mut reached = subscription.cursor;
+            for event in self.events.iter().take_while(|event| event.id.offset <= end) {
+                let start = self.out.len();
+                let frame = event.frame(form, &mut self.deflater);
+                self.out.extend_from_slice(frame);
+                reached = event.id.offset;
+                let frame = (frame.len() > COPY_BYTES).then(|| frame.clone());
+                self.marks.push(Mark { start, end: self.out.len(), slot, offset: reached, frame });
+            }
+            if reached < end {
+                self.events.clear();
+                return Ok(true);
+            }
+        }
+        self.events.clear();
+        Ok(false)
+    }
+
+    /// As [`Self::collect_each`] for a stream over several channels, where each event's id is the cursor
+    /// over all of them.
+    fn collect_merged(&mut self, id: u32) -> Result<bool, Evicted> {
+        let subscriptions = &self.connections[id as usize].subscriptions;
+        let mut readers: Vec<Reader> = subscriptions
+            .iter()
+            .map(|subscription| {
+                let channel = &self.channels[subscription.channel as usize].channel;
+                Reader::new(channel.id(subscription.cursor), Some(channel.clone()))
+            })
+            .collect();
+        let mut picked = Vec::new();
+        let more = gather(&mut readers, usize::MAX, TURN_BYTES, &mut picked).map_err(|_| Evicted)?;
+        let mut positions: Vec<_> = subscriptions
+            .iter()
+            .map(|subscription| self.channels[subscription.channel as usize].channel.id(subscription.cursor))
+            .collect();
+        for (slot, event) in picked {
+            positions[slot] = event.id;
+            let start = self.out.len();
+            sse::event_of_many(&mut self.out, &event, &joined_cursor(&positions));
+            let mark =
+                Mark { start, end: self.out.len(), slot: slot as u32, offset: event.id.offset, frame: None };
+            self.marks.push(mark);
+        }
+        Ok(more)
+    }
+
+    /// Writes `out`, of which the first `replies` bytes are replies and the rest events by `marks`. What the
+    /// socket does not take of the replies and of the event under way is kept; events after it are
+    /// not, as the log has them.
+    fn write_out(&mut self, id: u32, replies: usize) {
+        if self.out.is_empty() {
+            return;
+        }
+        let mut out = std::mem::take(&mut self.out);
+        let connection = &mut self.connections[id as usize];
+        let taken = match connection.write(&out) {
+            Written::All => out.len(),
+            Written::Part(taken) => taken,
+            Written::Broken => {
+                self.marks.clear();
+                out.clear();
+                self.out = out;
+                return self.close(id);
+            }
+        };
+        let mut kept = replies;
+        let mut frame = None;
+        let mut delivered = 0;
+        for mark in self.marks.drain(..) {
+            if mark.start >= taken && taken < out.len() {
+                break;
+            }
+            connection.subscriptions[mark.slot as usize].cursor = mark.offset;
+            kept = mark.end;
+            delivered += 1;
+            frame = mark.frame.map(|frame| frame.slice(taken.saturating_sub(mark.start).min(frame.len())..));
+        }
+        if taken < kept {
+            connection.pending = match frame {
+                Some(frame) => frame,
+                None => Bytes::copy_from_slice(&out[taken..kept]),
+            };
+        }
+        self.counters.add_delivered(delivered, taken);
+        if taken < out.len() {
+            let now_ms = self.now_ms;
+            if let Some(liveness) = connection.protocol.liveness_mut() {
+                if taken > 0 {
+                    liveness.handle_progress(now_ms, true)
+                } else {
+                    liveness.handle_blocked(now_ms)
+                }
+            }
+            self.arm_stall(id);
+        }
+        out.clear();
+        out.shrink_to(super::OUT_BYTES_KEPT);
+        self.out = out;
+    }
+
+    /// Moves lone subscriptions that have caught up to where they are served with others.
+    fn join_groups(&mut self, id: u32) {
+        let connection = &self.connections[id as usize];
+        let bytewise = match &connection.protocol {
+            Protocol::EventStream { several: false, .. } => Bytewise::Frames(Form::EventStream),
+            Protocol::WebSocket(websocket) => Bytewise::Frames(websocket.form()),
+            Protocol::LongPoll(poll) => match poll.reply() {
+                Some(reply) => Bytewise::Poll(reply),
+                None => return,
+            },
+            _ => return,
+        };
+        for slot in 0..connection.subscriptions.len() as u32 {
+            if self.is_alone(id, slot) {
+                let subscription = self.connections[id as usize].subscriptions[slot as usize];
+                let local = &mut self.channels[subscription.channel as usize];
+                let member = Member { connection: id, slot };
+                local.join(&mut self.connections, member, subscription.cursor, bytewise);
+            }
+        }
+    }
+}
+
+/// A subscriber's position is no longer retained.
+#[derive(Debug)]
+struct Evicted;

@@ -1,0 +1,42 @@
+//! The raw WebSocket route: one channel, messages are payloads. Must not know the envelope.
+
+use tidewire_core::cursor::Start;
+use tidewire_core::websocket::{CloseCode, encode_close};
+use tidewire_core::{ChannelName, NewEvent, Payload, Since};
+
+use super::Shard;
+
+impl Shard {
+    /// Sets a raw WebSocket to where it begins. Its messages have no place for a gap, so a gap closes it.
+    pub(super) fn begin_raw(&mut self, id: u32, since: Option<Since>) {
+        let Some(subscription) = self.connections[id as usize].subscriptions.first_mut() else { return };
+        let channel = &self.channels[subscription.channel as usize].channel;
+        let epoch = channel.epoch();
+        let start = since.map_or(Start::Latest, |since| since.in_channel(epoch, &[epoch], Start::Latest));
+        let position = channel.locate(start).position;
+        if !position.gap {
+            subscription.cursor = position.after;
+            return;
+        }
+        subscription.cursor = channel.head();
+        self.counters.gaps.add(1);
+        self.finish_turn(id);
+        self.start_closing(id, encode_close(CloseCode::GAP, "gap"));
+    }
+
+    /// Publishes a message of a raw WebSocket.
+    pub(super) fn publish_raw(
+        &mut self,
+        id: u32,
+        channel: &ChannelName,
+        payload: Payload,
+    ) -> Result<(), (CloseCode, String)> {
+        match self.publish(id, channel, NewEvent::new(payload)) {
+            Ok(_) => Ok(()),
+            Err(problem) => {
+                self.counters.refused.add(1);
+                Err((CloseCode::POLICY, problem.code.as_str().to_owned()))
+            }
+        }
+    }
+}

@@ -1,0 +1,213 @@
+//! One request after the other: finds its route and answers it, or turns the connection into a stream.
+//! Must not know sockets: answers go to `out`.
+
+use bytes::Bytes;
+use tidewire_core::cursor::Start;
+use tidewire_core::http1::{BodyLength, Method, Query, Request, if_none_match};
+use tidewire_core::wire::poll;
+use tidewire_core::{ChannelName, Code, Problem};
+
+use super::Shard;
+use super::connection::Protocol;
+use super::long_poll::Reply;
+use crate::http::answer::Exchange;
+use crate::http::pages;
+use crate::http::read::{begin, parse_since};
+use crate::http::route::{ReadRequest, Route};
+use crate::metrics;
+
+impl Shard {
+    pub(super) fn handle_request(&mut self, id: u32, request: &Request<'_, '_>, rest: &mut &[u8]) {
+        self.connections[id as usize].protocol = self.between_requests();
+        self.counters.requests.add(1);
+        let mut exchange = Exchange {
+            keep_alive: request.keep_alive && !self.stopping,
+            version: request.version,
+            head_only: request.method == Method::Head,
+        };
+        let publishes = request.method == Method::Post;
+        if request.body != BodyLength::Known(0) && !publishes {
+            // Nobody wants this body; not reading it is simpler than skipping it.
+            exchange.keep_alive = false;
+        }
+        let outcome = match Route::of(request.path) {
+            Ok(route) if route.has(request.method) => self.handle_route(id, route, request, exchange, rest),
+            Ok(Route::Other) if pages::find(request.path).is_none() => Err(not_found(request.path)),
+            Ok(route) => return self.refuse_method(id, &route, exchange),
+            Err(problem) => Err(problem),
+        };
+        if let Err(problem) = outcome {
+            self.counters.refused.add(1);
+            exchange.keep_alive &= !publishes;
+            exchange.problem(&mut self.out, &problem, &[]);
+            self.after_answer(id, exchange);
+        }
+    }
+
+    fn handle_route(
+        &mut self,
+        id: u32,
+        route: Route,
+        request: &Request<'_, '_>,
+        exchange: Exchange,
+        rest: &mut &[u8],
+    ) -> Result<(), Problem> {
+        if request.method == Method::Options {
+            exchange.answer(&mut self.out, 204, &[("Allow", route.allow())], b"");
+            self.after_answer(id, exchange);
+            return Ok(());
+        }
+        match route {
+            Route::ChannelEvents(channel) if request.method == Method::Post => {
+                return self.handle_publish(id, request, exchange, channel, rest);
+            }
+            Route::ChannelEvents(channel) => return self.handle_read(id, request, exchange, Some(channel)),
+            Route::Events => return self.handle_read(id, request, exchange, None),
+            Route::WebSocket => return self.open_websocket(id, request, None),
+            Route::ChannelWebSocket(channel) => return self.open_websocket(id, request, Some(channel)),
+            Route::Channel(channel) => self.answer_snapshot(request, exchange, &channel)?,
+            Route::Health | Route::Ready | Route::Metrics => self.answer_status(&route, request, exchange)?,
+            Route::Other => self.answer_page(request, exchange)?,
+        }
+        self.after_answer(id, exchange);
+        Ok(())
+    }
+
+    /// Polls and streams of server-sent events.
+    fn handle_read(
+        &mut self,
+        id: u32,
+        request: &Request<'_, '_>,
+        exchange: Exchange,
+        channel: Option<ChannelName>,
+    ) -> Result<(), Problem> {
+        let read = ReadRequest::parse(request, channel, &self.settings.limits)?;
+        if request.accepts_event_stream() {
+            return self.open_event_stream(id, request, exchange, read);
+        }
+        let since = parse_since(read.since.as_deref())?;
+        let default = if read.wait_ms.is_some() { Start::Latest } else { Start::Earliest };
+        let found = begin(&self.hub, &read.channels, since.as_ref(), default);
+        let reply = Reply::new(exchange, &read, since.as_ref(), default);
+        let if_none_match = request.header("if-none-match")?.map(str::to_owned);
+        self.answer_poll_or_hold(id, read, found, reply, if_none_match)
+    }
+
+    fn answer_snapshot(
+        &mut self,
+        request: &Request<'_, '_>,
+        exchange: Exchange,
+        name: &ChannelName,
+    ) -> Result<(), Problem> {
+        Query::parse(request.query, &[])?;
+        let (cursor, body) = match self.hub.find(name.as_str()) {
+            Some(channel) => channel.with_log(|log| {
+                let cursor = log.id(log.head());
+                let latest = log.latest().map(|event| &**event);
+                (cursor, poll::snapshot(name.as_str(), cursor, latest, log.len(), log.bytes()))
+            }),
+            None => {
+                let cursor = self.hub.empty_position(name.as_str());
+                (cursor, poll::snapshot(name.as_str(), cursor, None, 0, 0))
+            }
+        };
+        // What is retained shrinks with time while the cursor stays, so the length belongs to the tag.
+        let etag = format!("\"s{cursor}-{}\"", body.len());
+        if request.header("if-none-match")?.is_some_and(|header| if_none_match(header, &etag)) {
+            exchange.not_modified(&mut self.out, &etag, "public, no-cache");
+        } else {
+            let fields = [("ETag", etag.as_str()), ("Cache-Control", "public, no-cache")];
+            exchange.json(&mut self.out, 200, &fields, &body);
+        }
+        Ok(())
+    }
+
+    fn answer_status(
+        &mut self,
+        route: &Route,
+        request: &Request<'_, '_>,
+        exchange: Exchange,
+    ) -> Result<(), Problem> {
+        Query::parse(request.query, &[])?;
+        let fields = [("Cache-Control", "no-store")];
+        match route {
+            Route::Ready if self.stopping => {
+                return Err(Problem::new(Code::Unavailable, "the server is going away"));
+            }
+            Route::Health | Route::Ready => {
+                exchange.json(&mut self.out, 200, &fields, b"{\"status\":\"ok\"}")
+            }
+            _ => {
+                let text = metrics::exposition(&self.gauges, &self.hub);
+                let fields = [("Content-Type", metrics::CONTENT_TYPE), ("Cache-Control", "no-store")];
+                exchange.answer(&mut self.out, 200, &fields, text.as_bytes());
+            }
+        }
+        Ok(())
+    }
+
+    fn answer_page(&mut self, request: &Request<'_, '_>, exchange: Exchange) -> Result<(), Problem> {
+        let page = pages::find(request.path).filter(|_| self.settings.demo);
+        let page = page.ok_or_else(|| not_found(request.path))?;
+        let etag = page.etag();
+        if request.header("if-none-match")?.is_some_and(|header| if_none_match(header, &etag)) {
+            exchange.not_modified(&mut self.out, &etag, "no-cache");
+            return Ok(());
+        }
+        let fields = [
+            ("Content-Type", page.content_type),
+            ("ETag", &etag),
+            ("Cache-Control", "no-cache"),
+            ("Content-Security-Policy", pages::CONTENT_SECURITY_POLICY),
+            ("X-Content-Type-Options", "nosniff"),
+            ("Referrer-Policy", "no-referrer"),
+        ];
+        exchange.answer(&mut self.out, 200, &fields, page.body);
+        Ok(())
+    }
+
+    fn refuse_method(&mut self, id: u32, route: &Route, exchange: Exchange) {
+        let exchange = Exchange { keep_alive: false, ..exchange };
+        let problem = Problem::new(Code::MethodNotAllowed, format!("this route has {}", route.allow()));
+        exchange.problem(&mut self.out, &problem, &[("Allow", route.allow())]);
+        self.counters.refused.add(1);
+        self.after_answer(id, exchange);
+    }
+
+    /// Answers what is no request, or one that cannot be read on: nobody knows where the next one begins.
+    pub(super) fn refuse(&mut self, id: u32, problem: &Problem) {
+        self.counters.refused.add(1);
+        Exchange::BROKEN.problem(&mut self.out, problem, &[]);
+        self.after_answer(id, Exchange::BROKEN);
+    }
+
+    /// The state of a connection that waits for its next request.
+    pub(super) fn between_requests(&self) -> Protocol {
+        Protocol::Http { deadline_ms: self.now_ms + self.settings.limits.idle_timeout_ms, begun: false }
+    }
+
+    /// An answer is in `out`: the connection waits for the next request, or closes once it is written.
+    pub(super) fn after_answer(&mut self, id: u32, exchange: Exchange) {
+        if exchange.keep_alive {
+            let connection = &mut self.connections[id as usize];
+            if !matches!(connection.protocol, Protocol::Http { .. }) {
+                let next = self.between_requests();
+                self.connections[id as usize].protocol = next;
+            }
+        } else {
+            self.finish_turn(id);
+            if self.connections.contains(id as usize) {
+                self.start_closing(id, Bytes::new());
+            }
+        }
+    }
+}
+
+fn not_found(path: &str) -> Problem {
+    let shown: String = path.chars().take(64).collect();
+    let detail = format!(
+        "there is nothing at {shown}; routes are /v1/channels/CHANNEL, /v1/channels/CHANNEL/events, \
+         /v1/channels/CHANNEL/ws, /v1/events, /v1/ws, /healthz, /readyz and /metrics"
+    );
+    Problem::new(Code::NotFound, detail)
+}

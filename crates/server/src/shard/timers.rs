@@ -1,0 +1,146 @@
+//! What happens when time passes: heartbeats, stalls, requests that do not arrive, polls that end.
+//! The policy is `core::liveness` and `core::limits`; here it meets each transport's way to say it.
+
+use bytes::Bytes;
+use tidewire_core::liveness::Due;
+use tidewire_core::websocket::{CloseCode, OpCode, encode_close, encode_frame};
+use tidewire_core::wire::message::server;
+use tidewire_core::wire::sse;
+use tidewire_core::{Code, Problem};
+
+use super::Shard;
+use super::connection::Protocol;
+
+/// How long a client should wait before it comes back to a server that goes away.
+const RECONNECT_AFTER_MS: u64 = 2000;
+
+impl Shard {
+    pub(super) fn fire_timers(&mut self) {
+        let mut fired = Vec::new();
+        self.wheel.advance(self.now_ms, &mut fired);
+        for entry in fired {
+            let Some(connection) = self.connections.get_mut(entry.connection as usize) else { continue };
+            if connection.timer_tick == Some(entry.tick) {
+                connection.timer_tick = None;
+                self.handle_timer(entry.connection);
+            }
+        }
+    }
+
+    /// Makes sure that the connection is looked at by `due_ms`.
+    pub(super) fn arm_at(&mut self, id: u32, due_ms: u64) {
+        let tick = self.wheel.tick_for(due_ms);
+        let connection = &mut self.connections[id as usize];
+        if connection.timer_tick.is_none_or(|armed| tick < armed) {
+            connection.timer_tick = Some(tick);
+            self.wheel.arm(id, tick);
+        }
+    }
+
+    /// The socket stopped taking bytes: see to it that this does not last.
+    pub(super) fn arm_stall(&mut self, id: u32) {
+        let due_ms = self.now_ms + self.settings.limits.stall_timeout_ms;
+        let Some(connection) = self.connections.get_mut(id as usize) else { return };
+        if let Protocol::Http { deadline_ms, .. } = &mut connection.protocol {
+            *deadline_ms = due_ms;
+        }
+        self.arm_at(id, due_ms);
+    }
+
+    fn handle_timer(&mut self, id: u32) {
+        let connection = &mut self.connections[id as usize];
+        let (now_ms, limits) = (self.now_ms, &self.settings.limits);
+        let due = match &mut connection.protocol {
+            Protocol::Http { deadline_ms, .. } | Protocol::Closing { deadline_ms, .. } => {
+                at(*deadline_ms, now_ms)
+            }
+            Protocol::Upload(upload) => at(upload.deadline_ms, now_ms),
+            Protocol::LongPoll(poll) => at(poll.deadline_ms, now_ms),
+            Protocol::EventStream { liveness, .. } => liveness.poll_due(now_ms, limits, false),
+            Protocol::WebSocket(websocket) => websocket.liveness.poll_due(now_ms, limits, true),
+        };
+        match due {
+            Due::Nothing { until_ms } => self.arm_at(id, until_ms),
+            Due::Heartbeat => self.send_heartbeat(id),
+            Due::Stalled => self.close_slow(id),
+            Due::Silent => self.handle_expired(id),
+        }
+    }
+
+    fn send_heartbeat(&mut self, id: u32) {
+        let heartbeat = match self.connections[id as usize].protocol {
+            Protocol::WebSocket(_) => encode_frame(OpCode::Ping, b""),
+            _ => Bytes::from_static(sse::HEARTBEAT),
+        };
+        if self.connections[id as usize].is_free() {
+            self.out.extend_from_slice(&heartbeat);
+            self.finish_turn(id);
+        }
+        if self.connections.contains(id as usize) {
+            self.handle_timer(id); // the next one is planned
+        }
+    }
+
+    /// Whatever the connection waited for did not come in time.
+    fn handle_expired(&mut self, id: u32) {
+        let connection = &self.connections[id as usize];
+        match &connection.protocol {
+            Protocol::LongPoll(_) => self.end_long_poll(id),
+            Protocol::WebSocket(_) => {
+                self.counters.silent.add(1);
+                self.start_closing(id, encode_close(CloseCode::NO_SIGN_OF_LIFE, "no_sign_of_life"));
+            }
+            Protocol::Upload(_) | Protocol::Http { begun: true, .. } if connection.is_free() => {
+                let detail = "the request did not arrive in time";
+                self.refuse(id, &Problem::new(Code::RequestTimeout, detail));
+            }
+            _ => self.close(id),
+        }
+    }
+
+    /// Closes a subscriber that fell too far behind, in a way from which it can resume.
+    pub(super) fn close_slow(&mut self, id: u32) {
+        let Some(connection) = self.connections.get(id as usize) else { return };
+        let last = match connection.protocol {
+            Protocol::WebSocket(_) => encode_close(CloseCode::SLOW_CONSUMER, "slow_consumer"),
+            Protocol::EventStream { .. } => Bytes::new(),
+            _ => return self.close(id),
+        };
+        self.counters.slow.add(1);
+        self.start_closing(id, last);
+    }
+
+    /// Tells a client that the server goes away, and closes.
+    pub(super) fn say_goodbye(&mut self, id: u32) {
+        let Some(connection) = self.connections.get(id as usize) else { return };
+        match &connection.protocol {
+            Protocol::WebSocket(websocket) => {
+                let mut last = Vec::new();
+                if websocket.raw.is_none() {
+                    let message = server::reconnect(RECONNECT_AFTER_MS, "shutdown");
+                    last.extend_from_slice(&encode_frame(OpCode::Text, &message));
+                }
+                last.extend_from_slice(&encode_close(CloseCode::GOING_AWAY, "shutdown"));
+                self.start_closing(id, last.into());
+            }
+            Protocol::EventStream { .. } => {
+                let mut last = Vec::new();
+                sse::reconnect(&mut last, RECONNECT_AFTER_MS, "shutdown");
+                self.start_closing(id, last.into());
+            }
+            Protocol::LongPoll(_) => {
+                self.end_long_poll(id);
+                if self.connections.contains(id as usize) {
+                    self.start_closing(id, Bytes::new());
+                }
+            }
+            Protocol::Http { .. } | Protocol::Upload(_) => self.start_closing(id, Bytes::new()),
+            Protocol::Closing { .. } => {}
+        }
+    }
+}
+
+/// A plain deadline in the words of liveness.
+fn at(deadline_ms: u64, now_ms: u64) -> Due {
+    if now_ms >= deadline_ms { Due::Silent } else { Due::Nothing { until_ms: deadline_ms } }
+}

@@ -1,0 +1,210 @@
+//! A connection's turn: write what is pending, read what has come, hand it to whoever understands it,
+//! and write what that gave. Must not know what the bytes mean.
+
+use tidewire_core::http1::{HeadLimits, Parsed, header_space, parse_request};
+
+use super::connection::Protocol;
+use super::{READ_BYTES, Shard};
+
+/// How often one connection may fill the read buffer before others have their turn.
+const READS: usize = 4;
+/// A turn that has this much to write does not read on, so that a client that pipelines requests and reads
+/// no answers holds up nobody but itself.
+const OUT_BYTES: usize = 256 << 10;
+
+impl Shard {
+    pub(super) fn turn(&mut self, id: u32) {
+        let connection = &mut self.connections[id as usize];
+        if !connection.write_pending() {
+            return self.close(id);
+        }
+        if !connection.is_free() {
+            let now_ms = self.now_ms;
+            if let Some(liveness) = connection.protocol.liveness_mut() {
+                liveness.handle_progress(now_ms, true);
+            }
+            return self.arm_stall(id);
+        }
+        if let Some(liveness) = connection.protocol.liveness_mut() {
+            liveness.handle_progress(self.now_ms, false);
+        }
+        self.handle_leftover(id);
+        let mut scratch = std::mem::take(&mut self.scratch);
+        for _ in 0..READS {
+            if !self.read(id, &mut scratch) {
+                break;
+            }
+        }
+        self.scratch = scratch;
+        let Some(connection) = self.connections.get(id as usize) else { return };
+        if let Protocol::LongPoll(_) = connection.protocol {
+            self.try_answer_long_poll(id);
+        }
+        if !self.connections.contains(id as usize) {
+            return self.out.clear();
+        }
+        self.finish_turn(id);
+        self.end_turn(id);
+    }
+
+    /// Looks again at what earlier turns left unread, now that the output has gone.
+    fn handle_leftover(&mut self, id: u32) {
+        let connection = &self.connections[id as usize];
+        let waits = matches!(connection.protocol, Protocol::Http { .. } | Protocol::Upload(_));
+        if waits && !connection.input.is_empty() && !connection.paused {
+            self.handle_request_bytes(id, &[]);
+        }
+    }
+
+    /// Reads once. True if there may be more that can be handled now.
+    fn read(&mut self, id: u32, scratch: &mut [u8]) -> bool {
+        let Some(connection) = self.connections.get_mut(id as usize) else { return false };
+        let full = self.out.len() >= OUT_BYTES || connection.input.len() >= READ_BYTES;
+        if !connection.unread || connection.paused || full || connection.ended {
+            return false;
+        }
+        match connection.read(scratch) {
+            Ok(None) => {
+                connection.unread = false;
+                false
+            }
+            Ok(Some(0)) => {
+                connection.unread = false;
+                connection.ended = true;
+                self.handle_end(id);
+                false
+            }
+            Ok(Some(length)) => {
+                self.handle_bytes(id, &mut scratch[..length]);
+                true
+            }
+            Err(_) => {
+                self.close(id);
+                false
+            }
+        }
+    }
+
+    fn handle_bytes(&mut self, id: u32, bytes: &mut [u8]) {
+        match &self.connections[id as usize].protocol {
+            Protocol::Http { .. } | Protocol::Upload(_) | Protocol::LongPoll(_) => {
+                self.handle_request_bytes(id, bytes)
+            }
+            Protocol::WebSocket(_) => self.handle_websocket_bytes(id, bytes),
+            // Nothing that comes on these means anything.
+            Protocol::EventStream { .. } | Protocol::Closing { .. } => {}
+        }
+    }
+
+    /// Bytes of requests: those of one that is begun, then whole ones, one after the other.
+    pub(super) fn handle_request_bytes(&mut self, id: u32, bytes: &[u8]) {
+        let mut held = std::mem::take(&mut self.connections[id as usize].input);
+        let mut rest: &[u8] = if held.is_empty() {
+            bytes
+        } else {
+            held.extend_from_slice(bytes);
+            &held
+        };
+        while !rest.is_empty() && self.out.len() < OUT_BYTES {
+            let Some(connection) = self.connections.get(id as usize) else { return };
+            let paused = connection.paused;
+            match &connection.protocol {
+                Protocol::Http { .. } if !paused => {
+                    if !self.handle_head(id, &mut rest) {
+                        break;
+                    }
+                }
+                Protocol::Upload(_) => self.handle_upload(id, &mut rest),
+                Protocol::WebSocket(_) => {
+                    // Sent before the handshake was answered, but legal once it is.
+                    return self.handle_websocket_bytes(id, &mut rest.to_vec());
+                }
+                _ => break,
+            }
+        }
+        if let Some(connection) = self.connections.get_mut(id as usize) {
+            if matches!(
+                connection.protocol,
+                Protocol::Http { .. } | Protocol::Upload(_) | Protocol::LongPoll(_)
+            ) {
+                connection.input = rest.to_vec();
+            }
+        }
+    }
+
+    /// Takes a request head off the front of `rest` and acts on it. False if it is not there as a whole.
+    fn handle_head(&mut self, id: u32, rest: &mut &[u8]) -> bool {
+        let limits = &self.settings.limits;
+        let head_limits = HeadLimits { head_bytes: limits.head_bytes, fields: limits.head_fields };
+        let mut space = header_space();
+        match parse_request(rest, head_limits, &mut space) {
+            Ok(Parsed::Partial) => {
+                self.expect_head(id);
+                false
+            }
+            Ok(Parsed::Complete(request, length)) => {
+                *rest = &rest[length..];
+                self.handle_request(id, &request, rest);
+                true
+            }
+            Err(problem) => {
+                *rest = &[];
+                self.refuse(id, &problem);
+                false
+            }
+        }
+    }
+
+    /// A head has begun: it must be complete in time, however slowly its bytes come.
+    fn expect_head(&mut self, id: u32) {
+        let due_ms = self.now_ms + self.settings.limits.head_timeout_ms;
+        if let Protocol::Http { deadline_ms, begun } = &mut self.connections[id as usize].protocol {
+            if !std::mem::replace(begun, true) {
+                *deadline_ms = due_ms;
+                self.arm_at(id, due_ms);
+            }
+        }
+    }
+
+    /// The peer will send nothing more.
+    fn handle_end(&mut self, id: u32) {
+        match &self.connections[id as usize].protocol {
+            // A stream's reader that stops sending has gone; one that only shut down its side is
+            // rare, and reconnects.
+            Protocol::LongPoll(_)
+            | Protocol::EventStream { .. }
+            | Protocol::WebSocket(_)
+            | Protocol::Upload(_) => {
+                self.close(id);
+            }
+            Protocol::Http { .. } | Protocol::Closing { .. } => {}
+        }
+    }
+
+    /// What is left to do after a turn's output is written, as far as it went.
+    fn end_turn(&mut self, id: u32) {
+        let Some(connection) = self.connections.get(id as usize) else { return };
+        if !connection.is_free() {
+            return;
+        }
+        let http = matches!(connection.protocol, Protocol::Http { .. });
+        let closing = matches!(connection.protocol, Protocol::Closing { .. });
+        if connection.ended && (http || closing) {
+            if http && !connection.input.is_empty() && self.out_was_full(id) {
+                return self.queue(id);
+            }
+            return self.close(id);
+        }
+        if (connection.unread && !connection.paused) || self.out_was_full(id) {
+            self.queue(id);
+        }
+    }
+
+    /// Whether whole requests may lie in the connection's input, unread only because the output was full.
+    fn out_was_full(&self, id: u32) -> bool {
+        let connection = &self.connections[id as usize];
+        let begun = matches!(connection.protocol, Protocol::Http { begun: true, .. });
+        let waits = matches!(connection.protocol, Protocol::Http { .. } | Protocol::Upload(_));
+        waits && !begun && !connection.input.is_empty() && !connection.paused
+    }
+}

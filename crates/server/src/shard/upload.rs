@@ -1,0 +1,153 @@
+//! Publishing over HTTP: the body as it arrives, then the event. Must not know other routes.
+
+use bytes::Bytes;
+use tidewire_core::http1::{BodyDecoder, BodyLength, Request};
+use tidewire_core::wire::poll;
+use tidewire_core::{ChannelName, Event, NewEvent, Payload, Problem};
+
+use super::Shard;
+use super::connection::Protocol;
+use crate::clock::wall_clock;
+use crate::http::answer::Exchange;
+use crate::hub::Published;
+
+/// The most that is reserved for a body before it comes: a promise of bytes costs no memory.
+const RESERVED_BYTES: usize = 16 << 10;
+
+/// A publish whose body has not come whole.
+#[derive(Debug)]
+pub(super) struct Upload {
+    decoder: BodyDecoder,
+    body: Vec<u8>,
+    publish: HttpPublish,
+    /// When the body must be there.
+    pub(super) deadline_ms: u64,
+}
+
+/// What the head of a publish says.
+#[derive(Debug)]
+struct HttpPublish {
+    exchange: Exchange,
+    channel: ChannelName,
+    content_type: Option<String>,
+    name: Option<String>,
+    key: Option<String>,
+    idempotency_key: Option<String>,
+}
+
+impl HttpPublish {
+    fn parse(request: &Request<'_, '_>, exchange: Exchange, channel: ChannelName) -> Result<Self, Problem> {
+        let header = |name| Ok::<_, Problem>(request.header(name)?.map(str::to_owned));
+        Ok(Self {
+            exchange,
+            channel,
+            content_type: header("content-type")?,
+            name: header("tidewire-event")?,
+            key: header("tidewire-key")?,
+            idempotency_key: header("idempotency-key")?,
+        })
+    }
+
+    fn event(&self, body: Vec<u8>) -> Result<NewEvent, Problem> {
+        let payload = Payload::declared(self.content_type.as_deref(), Bytes::from(body))?;
+        NewEvent::new(payload).with(
+            self.name.as_deref(),
+            self.key.as_deref(),
+            self.idempotency_key.as_deref(),
+        )
+    }
+}
+
+impl Shard {
+    /// A publish's head has come; `rest` is what follows it.
+    pub(super) fn handle_publish(
+        &mut self,
+        id: u32,
+        request: &Request<'_, '_>,
+        exchange: Exchange,
+        channel: ChannelName,
+        rest: &mut &[u8],
+    ) -> Result<(), Problem> {
+        let publish = HttpPublish::parse(request, exchange, channel)?;
+        let expected = match request.body {
+            BodyLength::Known(bytes) => bytes as usize,
+            BodyLength::Chunked => RESERVED_BYTES,
+        };
+        let mut upload = Upload {
+            decoder: BodyDecoder::new(request.body),
+            body: Vec::with_capacity(expected.min(RESERVED_BYTES.max(rest.len()))),
+            publish,
+            deadline_ms: self.now_ms + self.settings.limits.body_timeout_ms,
+        };
+        let event_bytes = self.settings.limits.event_bytes;
+        let taken = upload.decoder.decode(rest, &mut upload.body, event_bytes)?;
+        *rest = &rest[taken..];
+        if upload.decoder.is_complete() {
+            self.finish_upload(id, upload);
+            return Ok(());
+        }
+        if request.expects_continue && rest.is_empty() && upload.body.is_empty() {
+            self.out.extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n");
+        }
+        let deadline_ms = upload.deadline_ms;
+        self.connections[id as usize].protocol = Protocol::Upload(Box::new(upload));
+        self.arm_at(id, deadline_ms);
+        Ok(())
+    }
+
+    /// More of a body has come.
+    pub(super) fn handle_upload(&mut self, id: u32, rest: &mut &[u8]) {
+        let Protocol::Upload(upload) = &mut self.connections[id as usize].protocol else { return };
+        match upload.decoder.decode(rest, &mut upload.body, self.settings.limits.event_bytes) {
+            Ok(taken) => *rest = &rest[taken..],
+            Err(problem) => {
+                *rest = &[];
+                return self.refuse(id, &problem);
+            }
+        }
+        if upload.decoder.is_complete() {
+            let next = self.between_requests();
+            let connection = &mut self.connections[id as usize];
+            if let Protocol::Upload(upload) = std::mem::replace(&mut connection.protocol, next) {
+                self.finish_upload(id, *upload);
+            }
+        }
+    }
+
+    fn finish_upload(&mut self, id: u32, upload: Upload) {
+        let Upload { publish, body, .. } = upload;
+        let outcome = publish.event(body).and_then(|event| self.publish(id, &publish.channel, event));
+        match outcome {
+            Ok(Published { appended, .. }) => {
+                let status = if appended.duplicate { 200 } else { 201 };
+                let channel = publish.channel.as_str();
+                let body = poll::published(channel, appended.id, appended.time, appended.duplicate);
+                publish.exchange.json(&mut self.out, status, &[], &body);
+            }
+            Err(problem) => publish.exchange.problem(&mut self.out, &problem, &[]),
+        }
+        self.after_answer(id, publish.exchange);
+    }
+
+    /// Publishes for a connection. One that outruns the fan-out is not read for a while.
+    pub(super) fn publish(
+        &mut self,
+        id: u32,
+        name: &ChannelName,
+        event: NewEvent,
+    ) -> Result<Published, Problem> {
+        let published = self.hub.publish(name, event, wall_clock())?;
+        self.counters.published.add(1);
+        let connection = &mut self.connections[id as usize];
+        if published.backlog > self.settings.limits.backlog_events && !connection.paused {
+            if let Some(channel) = self.hub.find(name.as_str()) {
+                connection.paused = true;
+                self.paused.push((id, channel));
+            }
+        }
+        Ok(published)
+    }
+}
+
+/// Kept here so that the size of an event in the log stays in view when it grows.
+const _: () = assert!(size_of::<Event>() <= 192);

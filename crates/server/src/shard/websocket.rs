@@ -1,0 +1,315 @@
+//! WebSockets of `/v1/ws`: the handshake, and what each message of a client does.
+//! Must not know frames (`core::websocket`) or JSON (`core::wire::message`).
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use tidewire_core::cursor::Start;
+use tidewire_core::http1::{Method, Query, Request, ResponseHead, Version};
+use tidewire_core::limits::Limits;
+use tidewire_core::liveness::Liveness;
+use tidewire_core::websocket::{
+    CloseCode, Decoder, Input, Message, OpCode, Role, accept_key, encode_close, is_valid_key,
+    negotiate_deflate, push_header,
+};
+use tidewire_core::wire::message::{ClientMessage, MessageId, PublishData, PublishMessage, server};
+use tidewire_core::wire::{Form, binary, poll};
+use tidewire_core::{ChannelName, Code, NewEvent, Payload, Problem, Since};
+
+use super::Shard;
+use super::connection::Protocol;
+use crate::metrics::Transport;
+
+/// The subprotocol of `/v1/ws`.
+const SUBPROTOCOL: &str = "tidewire.v1";
+
+/// The state of a WebSocket.
+#[derive(Debug)]
+pub(super) struct WebSocket {
+    decoder: Decoder,
+    pub(super) liveness: Liveness,
+    /// The channel of the raw route.
+    pub(super) raw: Option<ChannelName>,
+    /// Whether events go out compressed.
+    deflated: bool,
+}
+
+impl WebSocket {
+    /// The form in which it gets events.
+    pub(super) fn form(&self) -> Form {
+        match (&self.raw, self.deflated) {
+            (None, false) => Form::WebSocket,
+            (None, true) => Form::WebSocketDeflated,
+            (Some(_), false) => Form::Raw,
+            (Some(_), true) => Form::RawDeflated,
+        }
+    }
+}
+
+impl Shard {
+    pub(super) fn open_websocket(
+        &mut self,
+        id: u32,
+        request: &Request<'_, '_>,
+        raw: Option<ChannelName>,
+    ) -> Result<(), Problem> {
+        let query = Query::parse(request.query, if raw.is_some() { &["since"] } else { &[] })?;
+        let since = query.one("since")?.map(Since::parse).transpose()?;
+        let key = check_handshake(request)?;
+        let deflate = negotiate_deflate(request.headers("sec-websocket-extensions"));
+        if let Some(channel) = &raw {
+            self.subscribe(id, channel)?;
+        }
+        let mut head = ResponseHead::new(&mut self.out, 101)
+            .field("Upgrade", "websocket")
+            .field("Connection", "Upgrade")
+            .field("Sec-WebSocket-Accept", &accept_key(key));
+        if let Some(deflate) = deflate {
+            head = head.field("Sec-WebSocket-Extensions", &deflate.response_value());
+        }
+        if raw.is_none() && request.has_token("sec-websocket-protocol", SUBPROTOCOL) {
+            head = head.field("Sec-WebSocket-Protocol", SUBPROTOCOL);
+        }
+        head.end();
+        let is_raw = raw.is_some();
+        self.connections[id as usize].protocol = Protocol::WebSocket(Box::new(WebSocket {
+            decoder: Decoder::new(Role::Server, deflate.is_some()),
+            liveness: Liveness::new(self.now_ms, &self.settings.limits, u64::from(id)),
+            raw,
+            // A client with a smaller window gets everything uncompressed, which the extension allows, so
+            // that all who share a form share its bytes.
+            deflated: deflate.is_some_and(|deflate| deflate.may_compress_all()),
+        }));
+        self.counters.change(Transport::Http, Transport::WebSocket);
+        self.arm_at(id, self.now_ms + self.settings.limits.heartbeat_ms / 2);
+        if is_raw {
+            self.begin_raw(id, since);
+        }
+        Ok(())
+    }
+
+    /// Bytes of a WebSocket: whole messages are acted on, the rest is kept by the decoder.
+    pub(super) fn handle_websocket_bytes(&mut self, id: u32, bytes: &mut [u8]) {
+        let message_bytes = self.settings.limits.event_bytes;
+        let Protocol::WebSocket(websocket) = &mut self.connections[id as usize].protocol else { return };
+        websocket.liveness.handle_heard(self.now_ms);
+        let raw = websocket.raw.clone();
+        // The decoder is small while it holds nothing, and what it holds moves with it.
+        let mut decoder = std::mem::replace(&mut websocket.decoder, Decoder::new(Role::Server, false));
+        let mut inflater = std::mem::take(&mut self.inflater);
+        let mut input = Input::new(bytes);
+        let closing = loop {
+            match decoder.next(&mut input, &mut inflater, message_bytes) {
+                Ok(None) => break None,
+                Ok(Some(message)) => {
+                    if let Err((code, reason)) = self.handle_message_of(id, message, raw.as_ref()) {
+                        break Some(encode_close(code, &reason));
+                    }
+                }
+                Err(violation) => {
+                    self.counters.refused.add(1);
+                    break Some(encode_close(violation.code, violation.reason));
+                }
+            }
+        };
+        self.inflater = inflater;
+        if let Some(Protocol::WebSocket(websocket)) =
+            self.connections.get_mut(id as usize).map(|c| &mut c.protocol)
+        {
+            websocket.decoder = decoder;
+        }
+        if let Some(last) = closing {
+            self.finish_turn(id);
+            self.start_closing(id, last);
+        }
+    }
+
+    /// Acts on a message. The error is the code and reason to close with.
+    fn handle_message_of(
+        &mut self,
+        id: u32,
+        message: Message<'_>,
+        raw: Option<&ChannelName>,
+    ) -> Result<(), (CloseCode, String)> {
+        match (message, raw) {
+            (Message::Ping(payload), _) => self.push_frame(OpCode::Pong, payload),
+            (Message::Pong(_), _) => {}
+            (Message::Close(None), _) => return Err((CloseCode::NORMAL, String::new())),
+            (Message::Close(Some(frame)), _) => return Err((frame.code, String::new())),
+            (Message::Text(text), None) => self.handle_text(id, text),
+            (Message::Binary(bytes), None) => self.handle_binary(id, bytes),
+            (Message::Text(text), Some(channel)) => {
+                let payload = Payload::sniffed(Bytes::copy_from_slice(text.as_bytes()));
+                self.publish_raw(id, channel, payload)?;
+            }
+            (Message::Binary(bytes), Some(channel)) => {
+                self.publish_raw(id, channel, Payload::bytes(Bytes::copy_from_slice(bytes)))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn handle_text(&mut self, id: u32, text: &str) {
+        let (message_id, message) = ClientMessage::parse(text);
+        let outcome = message.and_then(|message| match message {
+            ClientMessage::Subscribe { channel, since } => {
+                self.handle_subscribe(id, &channel, since.as_deref(), message_id)
+            }
+            ClientMessage::Unsubscribe { channel } => {
+                if let Some(slot) = self.subscription(id, channel.as_str()) {
+                    self.unsubscribe(id, slot);
+                }
+                self.push_text(&server::unsubscribed(channel.as_str(), message_id));
+                Ok(())
+            }
+            ClientMessage::Publish { channel, publish } => {
+                self.handle_publish_message(id, &channel, *publish, message_id)
+            }
+            ClientMessage::Ping => {
+                self.push_text(&server::pong(message_id));
+                Ok(())
+            }
+        });
+        if let Err(problem) = outcome {
+            self.push_error(&problem, message_id);
+        }
+    }
+
+    fn handle_subscribe(
+        &mut self,
+        id: u32,
+        name: &ChannelName,
+        requested: Option<&str>,
+        message_id: MessageId<'_>,
+    ) -> Result<(), Problem> {
+        let since = requested.map(Since::parse).transpose()?;
+        if self.subscription(id, name.as_str()).is_some() {
+            let detail = format!("this connection is subscribed to {name} already; unsubscribe first");
+            return Err(Problem::new(Code::AlreadySubscribed, detail));
+        }
+        check_count(self.connections[id as usize].subscriptions.len(), &self.settings.limits)?;
+        let slot = self.subscribe(id, name)?;
+        let subscription = &mut self.connections[id as usize].subscriptions[slot as usize];
+        let channel = &self.channels[subscription.channel as usize].channel;
+        let epoch = channel.epoch();
+        let start = since.map_or(Start::Latest, |since| since.in_channel(epoch, &[epoch], Start::Latest));
+        let located = channel.locate(start);
+        subscription.cursor = located.position.after;
+        let cursor = channel.id(located.position.after);
+        self.push_text(&server::subscribed(name.as_str(), cursor, message_id));
+        if located.position.gap {
+            self.counters.gaps.add(1);
+            let resumed_from = located.resumed_from.to_string();
+            let gap = poll::gap(&[name.as_str()], false, requested.unwrap_or_default(), &resumed_from);
+            self.push_text(&server::gap(&gap));
+        }
+        Ok(())
+    }
+
+    fn handle_publish_message(
+        &mut self,
+        id: u32,
+        channel: &ChannelName,
+        publish: PublishMessage<'_>,
+        message_id: MessageId<'_>,
+    ) -> Result<(), Problem> {
+        let payload = match &publish.data {
+            PublishData::Json(json) => Payload::json(json),
+            PublishData::Base64(text, content_type) => {
+                let bytes = STANDARD.decode(text.as_bytes()).map_err(|_| {
+                    Problem::new(Code::InvalidMessage, "data_base64 is not base64 with padding")
+                })?;
+                payload_of_bytes(content_type.as_deref(), bytes.into())?
+            }
+        };
+        let idempotency_key = publish.idempotency_key.as_deref();
+        let event =
+            NewEvent::new(payload).with(publish.event.as_deref(), publish.key.as_deref(), idempotency_key)?;
+        self.publish_and_reply(id, channel, event, message_id)
+    }
+
+    fn handle_binary(&mut self, id: u32, message: &[u8]) {
+        let mut quoted = None;
+        let outcome = binary::Publish::parse(message).and_then(|publish| {
+            if !publish.message_id.is_empty() {
+                quoted = serde_json::to_string(publish.message_id).ok();
+            }
+            let channel = ChannelName::new(publish.channel)?;
+            let content_type = Some(publish.content_type).filter(|text| !text.is_empty());
+            let payload = payload_of_bytes(content_type, Bytes::copy_from_slice(publish.data))?;
+            let event = NewEvent::new(payload).with(
+                Some(publish.event),
+                Some(publish.key),
+                Some(publish.idempotency_key),
+            )?;
+            self.publish_and_reply(id, &channel, event, quoted.as_deref())
+        });
+        if let Err(problem) = outcome {
+            self.push_error(&problem, quoted.as_deref());
+        }
+    }
+
+    fn publish_and_reply(
+        &mut self,
+        id: u32,
+        channel: &ChannelName,
+        event: NewEvent,
+        message_id: MessageId<'_>,
+    ) -> Result<(), Problem> {
+        let appended = self.publish(id, channel, event)?.appended;
+        self.push_text(&server::published(channel.as_str(), appended.id, appended.duplicate, message_id));
+        Ok(())
+    }
+
+    fn push_error(&mut self, problem: &Problem, message_id: MessageId<'_>) {
+        self.counters.refused.add(1);
+        self.push_text(&server::error(problem, message_id));
+    }
+
+    fn push_text(&mut self, text: &[u8]) {
+        self.push_frame(OpCode::Text, text);
+    }
+
+    pub(super) fn push_frame(&mut self, opcode: OpCode, payload: &[u8]) {
+        push_header(&mut self.out, opcode, false, None, payload.len());
+        self.out.extend_from_slice(payload);
+    }
+}
+
+/// Bytes keep their content type, whatever it is; they are delivered as bytes.
+fn payload_of_bytes(content_type: Option<&str>, bytes: Bytes) -> Result<Payload, Problem> {
+    match content_type {
+        Some(content_type) => Payload::declared_bytes(content_type, bytes),
+        None => Ok(Payload::bytes(bytes)),
+    }
+}
+
+fn check_count(subscriptions: usize, limits: &Limits) -> Result<(), Problem> {
+    if subscriptions < limits.channels_per_connection {
+        return Ok(());
+    }
+    let most = limits.channels_per_connection;
+    let detail =
+        format!("a connection may subscribe to {most} channels; unsubscribe from one, or open another");
+    Err(Problem::new(Code::TooManyChannels, detail))
+}
+
+/// The opening handshake's request (RFC 6455 section 4.2.1); gives the key.
+fn check_handshake<'b>(request: &Request<'_, 'b>) -> Result<&'b str, Problem> {
+    let upgrades = request.has_token("upgrade", "websocket") && request.has_token("connection", "upgrade");
+    if !upgrades || request.version != Version::Http11 || request.method != Method::Get {
+        let detail =
+            "this route speaks WebSocket: send Upgrade: websocket and Connection: Upgrade over HTTP/1.1";
+        return Err(Problem::new(Code::UpgradeRequired, detail));
+    }
+    if request.header("sec-websocket-version")? != Some("13") {
+        return Err(Problem::new(Code::UpgradeRequired, "the only WebSocket version spoken here is 13"));
+    }
+    match request.header("sec-websocket-key")? {
+        Some(key) if is_valid_key(key) => Ok(key),
+        _ => {
+            let detail = "Sec-WebSocket-Key must be 16 bytes in base64";
+            Err(Problem::new(Code::InvalidRequest, detail))
+        }
+    }
+}
