@@ -39,8 +39,8 @@ pub struct Limits {
     pub page_bytes: usize,
     /// How many channels hold history or subscribers at a time. Beyond: 507.
     pub channels: usize,
-    /// How many bytes of history all channels hold together. Beyond: the publisher's channel drops its
-    /// own oldest events, and where it has none, 507.
+    /// How many bytes of history all channels hold together. Beyond: each keeps its equal share, and who has
+    /// more drops its oldest events; an event larger than all of it is refused with 507.
     pub history_bytes: usize,
     /// How many events may wait for the fan-out of a shard before their publisher's connection is
     /// not read for a while.

@@ -35,7 +35,7 @@ impl Liveness {
     pub fn new(now_ms: u64, limits: &Limits, spread: u64) -> Self {
         let interval = limits.heartbeat_ms;
         let early = spread.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
-        let shift = early * (interval / 4) >> 32;
+        let shift = (early * (interval / 4)) >> 32;
         Self { heard_ms: now_ms, heartbeat_ms: now_ms + interval - shift, stalled_ms: 0 }
     }
 

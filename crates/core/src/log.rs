@@ -167,12 +167,18 @@ impl ChannelLog {
         }
     }
 
-    /// Drops the oldest event to make room for others. False if there is none.
-    pub fn drop_oldest(&mut self) -> bool {
-        let Some(event) = self.events.pop_front() else { return false };
-        self.bytes -= event.size_bytes();
-        self.dropped = event.id.offset;
-        true
+    /// Drops the oldest events until the rest has at most `bytes`.
+    pub fn shrink_to(&mut self, bytes: usize) {
+        while self.bytes > bytes && !self.events.is_empty() {
+            self.drop_oldest();
+        }
+    }
+
+    fn drop_oldest(&mut self) {
+        if let Some(event) = self.events.pop_front() {
+            self.bytes -= event.size_bytes();
+            self.dropped = event.id.offset;
+        }
     }
 
     fn trim(&mut self, now: Timestamp, retention: &Retention) {

@@ -29,6 +29,8 @@ pub struct Hub {
     inboxes: Vec<Arc<Inbox>>,
     channels: AtomicUsize,
     history_bytes: AtomicUsize,
+    /// The stripe at which the next relief begins, so that it is not always the same channels' turn.
+    relieved: AtomicUsize,
     /// No forgotten channel had a higher offset, so a channel that begins here repeats no id.
     floor: AtomicU64,
 }
@@ -83,6 +85,7 @@ impl Hub {
             inboxes,
             channels: AtomicUsize::new(0),
             history_bytes: AtomicUsize::new(0),
+            relieved: AtomicUsize::new(0),
             floor: AtomicU64::new(0),
         }
     }
@@ -144,10 +147,9 @@ impl Hub {
             if state.forgotten {
                 continue; // the sweep took it in between; the next look-up makes it anew
             }
+            self.make_room(&mut state.log, &new)?;
             let before = state.log.bytes();
-            let outcome = self
-                .make_room(&mut state.log, &new)
-                .and_then(|()| state.log.append(new, now, &channel.retention));
+            let outcome = state.log.append(new, now, &channel.retention);
             self.account(before, state.log.bytes());
             let appended = outcome?;
             let head = state.log.head();
@@ -162,18 +164,45 @@ impl Hub {
         }
     }
 
+    /// Makes room for an event when all channels together hold as much as they may: every channel may then
+    /// keep its equal share, and whoever has more gives it up, oldest events first.
     fn make_room(&self, log: &mut ChannelLog, new: &NewEvent) -> Result<(), Problem> {
         let total_max = self.limits().history_bytes;
         let needed = new.payload.data().len();
-        let others = self.history_bytes.load(Ordering::Relaxed).saturating_sub(log.bytes());
-        while others + log.bytes() + needed > total_max {
-            if !log.drop_oldest() {
-                let detail = "the server holds as much history as it may; raise limits.history_bytes, keep less \
-                              per channel, or wait until some expires";
-                return Err(Problem::new(Code::HistoryFull, detail));
+        if self.history_bytes.load(Ordering::Relaxed) + needed <= total_max {
+            return Ok(());
+        }
+        let share = total_max / self.channels.load(Ordering::Relaxed).max(1);
+        let before = log.bytes();
+        log.shrink_to(share.saturating_sub(needed));
+        self.account(before, log.bytes());
+        self.relieve(share, total_max.saturating_sub(needed));
+        if self.history_bytes.load(Ordering::Relaxed) + needed <= total_max {
+            return Ok(());
+        }
+        let detail = "the server holds as much history as it may; raise limits.history_bytes, or publish smaller events";
+        Err(Problem::new(Code::HistoryFull, detail))
+    }
+
+    /// Has channels give up what they hold beyond `share`, until all hold less than `target` together and a
+    /// little more, so that this is not needed for each event.
+    fn relieve(&self, share: usize, target: usize) {
+        let target = target - target / 64;
+        let first = self.relieved.fetch_add(1, Ordering::Relaxed);
+        for step in 0..STRIPES {
+            let channels: Vec<Arc<Channel>> =
+                lock(&self.stripes[(first + step) % STRIPES]).values().cloned().collect();
+            for channel in channels {
+                // Whoever publishes to it right now trims it by itself, and may hold it while waiting here.
+                let Ok(mut state) = channel.state.try_lock() else { continue };
+                let before = state.log.bytes();
+                state.log.shrink_to(share);
+                self.account(before, state.log.bytes());
+                if self.history_bytes.load(Ordering::Relaxed) <= target {
+                    return;
+                }
             }
         }
-        Ok(())
     }
 
     fn account(&self, before: usize, after: usize) {
@@ -207,7 +236,8 @@ impl Hub {
 
     fn forget_empty(&self, stripe: &mut HashMap<ChannelName, Arc<Channel>>) {
         stripe.retain(|_, channel| {
-            let mut state = lock(&channel.state);
+            // A publisher may hold a channel and wait for a stripe, so nobody may wait the other way round.
+            let Ok(mut state) = channel.state.try_lock() else { return true };
             if !state.is_forgettable() {
                 return true;
             }
@@ -368,4 +398,71 @@ impl State {
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // Logs are changed by code that does not panic half-way; one panicking reader must not take a channel down.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use tidewire_core::Payload;
+
+    use super::*;
+    use crate::settings::Flags;
+
+    fn hub(text: &str) -> Hub {
+        let directory = std::env::temp_dir().join(format!("tidewire-hub-{}", std::process::id()));
+        let path = directory.join(format!("{:x}.toml", RandomState::new().hash_one(text)));
+        std::fs::create_dir_all(&directory).expect("a directory");
+        std::fs::write(&path, text).expect("a file");
+        let settings = Settings::load(Some(&path), &Flags::default()).expect("right settings");
+        std::fs::remove_file(&path).expect("removed");
+        Hub::new(Arc::new(settings), Vec::new())
+    }
+
+    fn publish(hub: &Hub, channel: &str, bytes: usize, now: u64) -> Result<EventId, Code> {
+        let event = NewEvent::new(Payload::bytes(Bytes::from(vec![b'x'; bytes])));
+        let name = ChannelName::new(channel).expect("a name");
+        hub.publish(&name, event, Timestamp(now)).map(|done| done.appended.id).map_err(|problem| problem.code)
+    }
+
+    #[test]
+    fn history_of_all_channels_is_bounded_and_shared_fairly() {
+        let hub = hub("[limits]\nhistory_bytes = 10000\nevent_bytes = 20000");
+        for step in 0..200 {
+            publish(&hub, "greedy", 100, step).expect("room is made");
+        }
+        assert!(hub.usage().1 <= 10_000);
+        for step in 0..50 {
+            publish(&hub, "late", 100, step).expect("the greedy one gives way");
+            assert!(hub.usage().1 <= 10_000, "{}", hub.usage().1);
+        }
+        let held = |name: &str| hub.find(name).expect("exists").with_log(|log| log.bytes());
+        assert!(held("late") >= 4000 && held("greedy") >= 4000, "{} {}", held("late"), held("greedy"));
+        assert_eq!(publish(&hub, "late", 10_001, 300), Err(Code::HistoryFull));
+        assert_eq!(hub.usage().1, held("late") + held("greedy"));
+    }
+
+    #[test]
+    fn channels_are_bounded_and_empty_ones_make_room() {
+        let hub = hub("[limits]\nchannels = 4\n[history]\nage_seconds = 1\nidempotency_seconds = 1");
+        for name in ["a", "b", "c", "d"] {
+            publish(&hub, name, 1, 0).expect("room");
+        }
+        let last = publish(&hub, "a", 1, 1).expect("an old channel");
+        assert_eq!(publish(&hub, "e", 1, 1), Err(Code::HistoryFull));
+        hub.sweep(Timestamp(5000));
+        assert_eq!(hub.usage(), (0, 0));
+        let next = publish(&hub, "a", 1, 5000).expect("made anew");
+        assert!(next.epoch == last.epoch && next.offset > last.offset, "no id comes twice");
+    }
+
+    #[test]
+    fn while_there_is_room_an_expired_channel_keeps_its_position() {
+        let hub = hub("[history]\nage_seconds = 1");
+        let id = publish(&hub, "a", 1, 0).expect("room");
+        publish(&hub, "b", 1, 0).expect("room");
+        publish(&hub, "b", 1, 0).expect("room");
+        hub.sweep(Timestamp(5000));
+        let position = hub.find("a").expect("still known").locate(Start::After(id.offset)).position;
+        assert!(!position.gap, "nothing was missed, so there is no gap");
+    }
 }

@@ -63,13 +63,11 @@ impl Acceptor {
         let mut events = Events::with_capacity(8);
         let mut timeout = None;
         while !self.stopping.load(Ordering::Relaxed) {
-            if let Err(error) = self.poll.poll(&mut events, timeout) {
-                if error.kind() != io::ErrorKind::Interrupted {
-                    eprintln!(
-                        "tidewire: the acceptor's poll failed, no more connections are accepted: {error}"
-                    );
-                    return;
-                }
+            if let Err(error) = self.poll.poll(&mut events, timeout)
+                && error.kind() != io::ErrorKind::Interrupted
+            {
+                eprintln!("tidewire: the acceptor's poll failed, no more connections are accepted: {error}");
+                return;
             }
             timeout = self.accept_all();
         }

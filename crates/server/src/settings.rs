@@ -141,7 +141,8 @@ impl Settings {
         let shards =
             file.shards.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
         ensure!((1..=1024).contains(&shards), "shards = {shards} is out of range; 1 to 1024 are possible");
-        let retention = file.history.over(&Retention::default())?;
+        let limits = file.limits.checked()?;
+        let retention = file.history.over(&Retention::default(), limits.event_bytes)?;
         let mut by_pattern = Vec::new();
         for rule in file.channels {
             let stem = rule.pattern.strip_suffix('*').unwrap_or(&rule.pattern);
@@ -150,13 +151,13 @@ impl Settings {
                 "channels.pattern = {:?} is neither a channel name nor the beginning of one with a * at its end",
                 rule.pattern
             );
-            by_pattern.push((rule.pattern, Arc::new(rule.history.over(&retention)?)));
+            by_pattern.push((rule.pattern, Arc::new(rule.history.over(&retention, limits.event_bytes)?)));
         }
         Ok(Self {
             listen,
             shards,
             demo: file.demo.unwrap_or(true) && !flags.no_demo,
-            limits: file.limits.checked()?,
+            limits,
             retention: Arc::new(retention),
             by_pattern,
         })
@@ -174,17 +175,24 @@ impl Settings {
 }
 
 impl History {
-    fn over(&self, base: &Retention) -> anyhow::Result<Retention> {
+    fn over(&self, base: &Retention, event_bytes: usize) -> anyhow::Result<Retention> {
         let seconds =
             |value: Option<u64>, base_ms| value.map_or(base_ms, |seconds| seconds.saturating_mul(1000));
         let retention = Retention {
             events: self.events.unwrap_or(base.events),
-            bytes: self.bytes.unwrap_or(base.bytes),
+            // A larger event limit makes room for itself, unless the file says otherwise.
+            bytes: self.bytes.unwrap_or(base.bytes.max(event_bytes)),
             age_ms: seconds(self.age_seconds, base.age_ms),
             idempotency_ms: seconds(self.idempotency_seconds, base.idempotency_ms),
             idempotency_keys: self.idempotency_keys.unwrap_or(base.idempotency_keys),
         };
         ensure!(retention.events > 0, "history.events = 0 would keep nothing to deliver; use 1 or more");
+        ensure!(
+            retention.bytes >= event_bytes,
+            "history.bytes = {} is less than limits.event_bytes = {event_bytes}, so the largest events would be \
+             dropped before they are delivered",
+            retention.bytes
+        );
         ensure!(retention.age_ms > 0, "history.age_seconds = 0 would keep nothing to deliver; use 1 or more");
         Ok(retention)
     }
@@ -219,6 +227,7 @@ mod tests {
             ("listen = \"0.0.0.0:80\"", "--insecure"),
             ("[[channels]]\npattern = \"a*b\"", "a*b"),
             ("shards = 0", "shards"),
+            ("[history]\nbytes = 5", "limits.event_bytes"),
         ] {
             let error = settings(text).expect_err(text);
             assert!(error.contains(part), "{text:?} gave {error:?}");

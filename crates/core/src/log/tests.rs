@@ -26,7 +26,7 @@ enum Step {
     Append { key: Option<u8>, length: usize },
     Pass { ms: u64 },
     Read { after: u64 },
-    DropOldest,
+    Shrink { bytes: usize },
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
@@ -34,7 +34,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         5 => (prop::option::weighted(0.3, 0..6_u8), 0..40_usize).prop_map(|(key, length)| Step::Append { key, length }),
         1 => (0..400_u64).prop_map(|ms| Step::Pass { ms }),
         4 => (0..60_u64).prop_map(|after| Step::Read { after }),
-        1 => Just(Step::DropOldest),
+        1 => (0..200_usize).prop_map(|bytes| Step::Shrink { bytes }),
     ];
     prop::collection::vec(step, 1..120)
 }
@@ -64,7 +64,7 @@ proptest! {
                     now.0 += ms;
                     log.expire(now, &retention);
                 }
-                Step::DropOldest => { log.drop_oldest(); }
+                Step::Shrink { bytes } => log.shrink_to(bytes),
                 Step::Read { after } => {
                     let position = log.locate(Start::After(after));
                     match texts(&log, after) {

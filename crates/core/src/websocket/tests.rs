@@ -127,7 +127,7 @@ fn an_idle_decoder_is_small_and_holds_nothing() {
     let mut rest = Input::new(second);
     assert_eq!(decoder.next(&mut rest, &mut inflater, 10), Ok(Some(Message::Text("hello"))));
     assert_eq!(decoder.next(&mut rest, &mut inflater, 10), Ok(None));
-    assert_eq!(format!("{decoder:?}").contains("partial: None"), true);
+    assert!(format!("{decoder:?}").contains("partial: None"));
 }
 
 #[test]

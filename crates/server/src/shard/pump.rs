@@ -55,6 +55,25 @@ impl Shard {
         }
     }
 
+    /// As [`Self::finish_turn`] for a connection that is about to close: what was published before the
+    /// message that closes it comes before its end, also where the fan-out has not got to it yet.
+    pub(super) fn finish_last_turn(&mut self, id: u32) {
+        for slot in 0..self.connections[id as usize].subscriptions.len() as u32 {
+            let subscription = self.connections[id as usize].subscriptions[slot as usize];
+            let local = &mut self.channels[subscription.channel as usize];
+            let cursor = local.position(&subscription);
+            local.part(&mut self.connections, Member { connection: id, slot }, cursor);
+        }
+        let replies = self.out.len();
+        let Protocol::WebSocket(websocket) = &self.connections[id as usize].protocol else { return };
+        // A position that is gone has nothing to give: the end of the connection says enough.
+        if self.collect_each(id, websocket.form(), End::Head).is_err() {
+            self.marks.clear();
+            self.out.truncate(replies);
+        }
+        self.write_out(id, replies);
+    }
+
     /// Appends events for the connection's lone subscriptions. True if there are more than fit a turn.
     fn collect(&mut self, id: u32) -> Result<bool, Evicted> {
         let connection = &self.connections[id as usize];
@@ -63,16 +82,16 @@ impl Shard {
         }
         match &connection.protocol {
             Protocol::EventStream { several: true, .. } => self.collect_merged(id),
-            Protocol::EventStream { several: false, .. } => self.collect_each(id, Form::EventStream),
+            Protocol::EventStream { several: false, .. } => self.collect_each(id, Form::EventStream, End::Group),
             Protocol::WebSocket(websocket) => {
                 let form = websocket.form();
-                self.collect_each(id, form)
+                self.collect_each(id, form, End::Group)
             }
             _ => Ok(false),
         }
     }
 
-    fn collect_each(&mut self, id: u32, form: Form) -> Result<bool, Evicted> {
+    fn collect_each(&mut self, id: u32, form: Form, until: End) -> Result<bool, Evicted> {
         let budget = self.out.len() + TURN_BYTES;
         for slot in 0..self.connections[id as usize].subscriptions.len() as u32 {
             if !self.is_alone(id, slot) {
@@ -83,7 +102,10 @@ impl Shard {
             }
             let subscription = self.connections[id as usize].subscriptions[slot as usize];
             let local = &self.channels[subscription.channel as usize];
-            let end = local.joinable();
+            let end = match until {
+                End::Group => local.joinable(),
+                End::Head => local.channel.head(),
+            };
             if subscription.cursor >= end {
                 continue;
             }
@@ -212,6 +234,15 @@ impl Shard {
             }
         }
     }
+}
+
+/// How far a lone subscription is served.
+#[derive(Debug, Clone, Copy)]
+enum End {
+    /// To where it can join a group.
+    Group,
+    /// To the newest event.
+    Head,
 }
 
 /// A subscriber's position is no longer retained.

@@ -122,13 +122,13 @@ impl Shard {
                 _ => break,
             }
         }
-        if let Some(connection) = self.connections.get_mut(id as usize) {
-            if matches!(
+        if let Some(connection) = self.connections.get_mut(id as usize)
+            && matches!(
                 connection.protocol,
                 Protocol::Http { .. } | Protocol::Upload(_) | Protocol::LongPoll(_)
-            ) {
-                connection.input = rest.to_vec();
-            }
+            )
+        {
+            connection.input = rest.to_vec();
         }
     }
 
@@ -158,11 +158,11 @@ impl Shard {
     /// A head has begun: it must be complete in time, however slowly its bytes come.
     fn expect_head(&mut self, id: u32) {
         let due_ms = self.now_ms + self.settings.limits.head_timeout_ms;
-        if let Protocol::Http { deadline_ms, begun } = &mut self.connections[id as usize].protocol {
-            if !std::mem::replace(begun, true) {
-                *deadline_ms = due_ms;
-                self.arm_at(id, due_ms);
-            }
+        if let Protocol::Http { deadline_ms, begun } = &mut self.connections[id as usize].protocol
+            && !std::mem::replace(begun, true)
+        {
+            *deadline_ms = due_ms;
+            self.arm_at(id, due_ms);
         }
     }
 

@@ -139,11 +139,12 @@ impl Shard {
         let published = self.hub.publish(name, event, wall_clock())?;
         self.counters.published.add(1);
         let connection = &mut self.connections[id as usize];
-        if published.backlog > self.settings.limits.backlog_events && !connection.paused {
-            if let Some(channel) = self.hub.find(name.as_str()) {
-                connection.paused = true;
-                self.paused.push((id, channel));
-            }
+        if published.backlog > self.settings.limits.backlog_events
+            && !connection.paused
+            && let Some(channel) = self.hub.find(name.as_str())
+        {
+            connection.paused = true;
+            self.paused.push((id, channel));
         }
         Ok(published)
     }

@@ -119,7 +119,7 @@ impl Shard {
             websocket.decoder = decoder;
         }
         if let Some(last) = closing {
-            self.finish_turn(id);
+            self.finish_last_turn(id);
             self.start_closing(id, last);
         }
     }
