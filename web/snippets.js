@@ -18,7 +18,7 @@ export function createSnippets(list) {
     const copy = element('button', { type: 'button', textContent: 'Copy' });
     copy.setAttribute('aria-label', `Copy the command for ${title}`);
     const code = element('code', { textContent: command });
-    const box = element('pre', { tabIndex: 0 }, code);
+    const box = element('pre', {}, code);
     copy.addEventListener('click', () => copyCommand(command, code, copy));
     item.append(
       element('div', { className: 'snippet-head' }, element('h3', { textContent: title }), element('p', { textContent: note })),
