@@ -73,7 +73,10 @@ impl Server {
         let mut shards = Vec::new();
         for (index, (poll, inbox)) in polls.into_iter().zip(inboxes).enumerate() {
             let shared = Arc::clone(&shared);
-            let run = move || Shard::new(index as u16, poll, inbox, &shared).run();
+            let run = move || {
+                let _guard = AbortOnPanic;
+                Shard::new(index as u16, poll, inbox, &shared).run()
+            };
             shards.push(spawn(&format!("shard-{index}"), run)?);
         }
         let stopping = Arc::new(AtomicBool::new(false));
@@ -99,9 +102,8 @@ impl Server {
         self.listener.stop();
         self.hub.inboxes().iter().for_each(|inbox| inbox.push(Message::Stop));
         for shard in self.shards {
-            match shard.join() {
-                Ok(outcome) => outcome.context("a shard failed")?,
-                Err(_) => anyhow::bail!("a shard panicked; its message is above"),
+            if let Ok(outcome) = shard.join() {
+                outcome.context("a shard failed")?;
             }
         }
         for helper in self.helpers {
@@ -109,6 +111,19 @@ impl Server {
             let _ = helper.join();
         }
         Ok(())
+    }
+}
+
+/// Without one of its shards the server would look alive while half of its clients hang. It is better
+/// started anew, by whatever keeps it running.
+struct AbortOnPanic;
+
+impl Drop for AbortOnPanic {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("tidewire: a shard panicked (a fault of ours; the message is above); the server ends");
+            std::process::abort();
+        }
     }
 }
 

@@ -35,19 +35,11 @@ impl Deflater {
             return None;
         }
         self.compress.reset();
-        let mut body = Vec::with_capacity(payload.len() + 64);
-        loop {
-            let read = self.compress.total_in() as usize;
-            let room = body.capacity() - body.len();
-            self.compress.compress_vec(&payload[read..], &mut body, FlushCompress::Sync).ok()?;
-            let done = self.compress.total_in() as usize == payload.len() && body.len() < body.capacity();
-            if done {
-                break;
-            }
-            if room == 0 || body.len() == body.capacity() {
-                // It grew past the payload: incompressible.
-                return None;
-            }
+        // Room for the worst case, so that one call does it: what does not fit is not worth sending.
+        let mut body = Vec::with_capacity(payload.len() + payload.len() / 128 + 64);
+        self.compress.compress_vec(payload, &mut body, FlushCompress::Sync).ok()?;
+        if self.compress.total_in() != payload.len() as u64 {
+            return None;
         }
         let end = body.len().checked_sub(TAIL.len()).filter(|end| body[*end..] == TAIL)?;
         if end >= payload.len() {

@@ -82,7 +82,9 @@ impl Shard {
         }
         match &connection.protocol {
             Protocol::EventStream { several: true, .. } => self.collect_merged(id),
-            Protocol::EventStream { several: false, .. } => self.collect_each(id, Form::EventStream, End::Group),
+            Protocol::EventStream { several: false, .. } => {
+                self.collect_each(id, Form::EventStream, End::Group)
+            }
             Protocol::WebSocket(websocket) => {
                 let form = websocket.form();
                 self.collect_each(id, form, End::Group)
