@@ -184,6 +184,8 @@ impl Decoder {
     ) -> Result<Option<Found>, Violation> {
         loop {
             let begun = self.partial.as_mut().and_then(|partial| partial.frame.take());
+            // A frame that is begun has left its mark in the partial message, and must go on there.
+            let is_new = begun.is_none();
             let (header, received) = match begun {
                 Some(frame) => frame,
                 None => match self.header(input)? {
@@ -195,7 +197,7 @@ impl Decoder {
                 },
             };
             let left = header.payload_bytes - received;
-            let whole = received == 0 && left <= input.remaining() as u64;
+            let whole = is_new && left <= input.remaining() as u64;
             if whole
                 && (header.opcode.is_control() || (header.is_final && header.opcode != OpCode::Continuation))
             {

@@ -28,7 +28,28 @@ macro_rules! pages {
 }
 
 pages! {
+    "/backoff.js" => "backoff.js", "text/javascript; charset=utf-8";
+    "/clock.js" => "clock.js", "text/javascript; charset=utf-8";
+    "/column-view.js" => "column-view.js", "text/javascript; charset=utf-8";
+    "/column.js" => "column.js", "text/javascript; charset=utf-8";
+    "/comparison.js" => "comparison.js", "text/javascript; charset=utf-8";
+    "/demo.css" => "demo.css", "text/css; charset=utf-8";
+    "/demo.js" => "demo.js", "text/javascript; charset=utf-8";
+    "/event-source.js" => "event-source.js", "text/javascript; charset=utf-8";
+    "/favicon.svg" => "favicon.svg", "image/svg+xml";
+    "/format.js" => "format.js", "text/javascript; charset=utf-8";
+    "/host-view.js" => "host-view.js", "text/javascript; charset=utf-8";
+    "/http.js" => "http.js", "text/javascript; charset=utf-8";
     "/" => "index.html", "text/html; charset=utf-8";
+    "/long-polling.js" => "long-polling.js", "text/javascript; charset=utf-8";
+    "/polling.js" => "polling.js", "text/javascript; charset=utf-8";
+    "/publish.js" => "publish.js", "text/javascript; charset=utf-8";
+    "/short-polling.js" => "short-polling.js", "text/javascript; charset=utf-8";
+    "/snippets.js" => "snippets.js", "text/javascript; charset=utf-8";
+    "/statistics.js" => "statistics.js", "text/javascript; charset=utf-8";
+    "/strip.js" => "strip.js", "text/javascript; charset=utf-8";
+    "/web-socket.js" => "web-socket.js", "text/javascript; charset=utf-8";
+    "/wire-size.js" => "wire-size.js", "text/javascript; charset=utf-8";
 }
 
 impl Page {
