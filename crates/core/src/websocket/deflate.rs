@@ -15,6 +15,18 @@ const WORTHWHILE_BYTES: usize = 64;
 /// How much output room the decompressor gets at a time.
 const STEP_BYTES: usize = 16 << 10;
 
+/// The window that a client's agreement leaves to the server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Window {
+    /// 32 KiB, as nearly everybody has.
+    Full,
+    /// Anything smaller, down to 256 bytes.
+    Narrow,
+}
+
+/// The smallest window there is (RFC 7692 section 7.1.2.1).
+const NARROW_BYTES: usize = 256;
+
 /// Compresses messages, each on its own.
 #[derive(Debug)]
 pub struct Deflater {
@@ -30,14 +42,22 @@ impl Default for Deflater {
 
 impl Deflater {
     /// The message as a complete compressed server frame; `None` where it would not be smaller.
-    pub fn deflated_frame(&mut self, opcode: OpCode, payload: &[u8]) -> Option<Bytes> {
+    pub fn deflated_frame(&mut self, opcode: OpCode, payload: &[u8], window: Window) -> Option<Bytes> {
         if payload.len() < WORTHWHILE_BYTES {
             return None;
         }
         self.compress.reset();
         // Room for the worst case, so that one call does it: what does not fit is not worth sending.
-        let mut body = Vec::with_capacity(payload.len() + payload.len() / 128 + 64);
-        self.compress.compress_vec(payload, &mut body, FlushCompress::Sync).ok()?;
+        let piece_bytes = if window == Window::Full { payload.len() } else { NARROW_BYTES };
+        let pieces = payload.len().div_ceil(piece_bytes);
+        let mut body = Vec::with_capacity(payload.len() + payload.len() / 128 + 64 * pieces);
+        for (index, piece) in payload.chunks(piece_bytes).enumerate() {
+            // Forgetting what came before at the end of each piece, no distance reaches beyond it: that is
+            // right for any window, with the one compressor.
+            let last = index + 1 == pieces;
+            let flush = if last { FlushCompress::Sync } else { FlushCompress::Full };
+            self.compress.compress_vec(piece, &mut body, flush).ok()?;
+        }
         if self.compress.total_in() != payload.len() as u64 {
             return None;
         }

@@ -5,6 +5,8 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use sha1_smol::Sha1;
 
+use super::deflate::Window;
+
 /// The value of `Sec-WebSocket-Accept` for a `Sec-WebSocket-Key` (RFC 6455 section 4.2.2).
 pub fn accept_key(key: &str) -> String {
     let mut sha1 = Sha1::new();
@@ -28,18 +30,9 @@ pub struct Deflate {
 }
 
 impl Deflate {
-    /// Whether a message of this many bytes (before compression) may be sent compressed.
-    ///
-    /// We compress with the largest window always. A message that fits a smaller window cannot refer
-    /// back further than that window reaches, so it is right for such a client too; a longer one goes
-    /// uncompressed, which the extension allows for each message.
-    pub fn may_compress(self, message_bytes: usize) -> bool {
-        self.server_window_bits == 15 || message_bytes <= 1 << self.server_window_bits
-    }
-
-    /// Whether [`Self::may_compress`] holds for any message.
-    pub fn may_compress_all(self) -> bool {
-        self.server_window_bits == 15
+    /// The window in which messages to this client must be compressed.
+    pub fn window(self) -> Window {
+        if self.server_window_bits == 15 { Window::Full } else { Window::Narrow }
     }
 
     /// The value of `Sec-WebSocket-Extensions` in the answer.
@@ -139,12 +132,5 @@ mod tests {
             let agreed = negotiate_deflate(offers.iter().copied());
             assert_eq!(agreed.map(Deflate::response_value), answer, "{offers:?}");
         }
-    }
-
-    #[test]
-    fn a_small_window_gets_small_messages_compressed() {
-        let agreed =
-            negotiate_deflate(["permessage-deflate; server_max_window_bits=9"].into_iter()).expect("agreed");
-        assert!(agreed.may_compress(512) && !agreed.may_compress(513) && !agreed.may_compress_all());
     }
 }

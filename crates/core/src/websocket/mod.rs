@@ -12,6 +12,6 @@ mod utf8;
 
 pub use close::{CloseCode, CloseFrame, Violation};
 pub use decoder::{Decoder, Input, Message, Role};
-pub use deflate::{Deflater, Inflater};
+pub use deflate::{Deflater, Inflater, Window};
 pub use frame::{OpCode, encode_close, encode_frame, encode_masked, push_header};
 pub use handshake::{Deflate, accept_key, is_valid_key, negotiate_deflate};

@@ -232,9 +232,13 @@ proptest! {
     }
 
     #[test]
-    fn what_we_compress_another_library_inflates(data in prop::collection::vec(0..8_u8, 64..5000)) {
+    fn what_we_compress_another_library_inflates(
+        data in prop::collection::vec(0..8_u8, 64..5000),
+        narrow: bool,
+    ) {
         use std::io::Read;
-        if let Some(frame) = Deflater::default().deflated_frame(OpCode::Binary, &data) {
+        let window = if narrow { Window::Narrow } else { Window::Full };
+        if let Some(frame) = Deflater::default().deflated_frame(OpCode::Binary, &data, window) {
             let header = if frame[1] == 126 { 4 } else { 2 };
             let mut body = frame[header..].to_vec();
             body.extend_from_slice(&[0x00, 0x00, 0xff, 0xff, 0x03, 0x00]);
@@ -244,4 +248,16 @@ proptest! {
             prop_assert_eq!(frame[0], 0xc2);
         }
     }
+}
+
+/// Two equal halves compress well in a full window, and not at all in one that is smaller than a half.
+#[test]
+fn a_narrow_window_is_never_looked_beyond() {
+    let half: Vec<u8> = (0..2000_u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8 & 0x3f).collect();
+    let twice = [&half[..], &half[..]].concat();
+    let bytes = |data: &[u8], window| {
+        Deflater::default().deflated_frame(OpCode::Binary, data, window).expect("smaller").len()
+    };
+    assert!(bytes(&twice, Window::Full) < bytes(&half, Window::Full) * 5 / 4);
+    assert!(bytes(&twice, Window::Narrow) > bytes(&half, Window::Narrow) * 7 / 4);
 }

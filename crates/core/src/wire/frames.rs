@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 use super::{binary, json, sse};
 use crate::event::{Event, Kind};
-use crate::websocket::{Deflater, OpCode, encode_frame};
+use crate::websocket::{Deflater, OpCode, Window, encode_frame};
 
 /// A wire form in which an event is the same bytes for all its subscribers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -15,11 +15,11 @@ pub enum Form {
     /// `/v1/ws`: the JSON envelope in a text frame, or a binary frame for bytes.
     WebSocket,
     /// The same, compressed on its own (no context takeover).
-    WebSocketDeflated,
+    WebSocketDeflated(Window),
     /// The raw route: the data as one message.
     Raw,
     /// The same, compressed on its own.
-    RawDeflated,
+    RawDeflated(Window),
     /// SSE of one channel.
     EventStream,
 }
@@ -33,9 +33,17 @@ struct Cells {
     json: OnceLock<Bytes>,
     websocket: OnceLock<Bytes>,
     websocket_deflated: OnceLock<Bytes>,
+    /// Hardly any client asks for a smaller window, so this costs two words.
+    narrow: OnceLock<Box<NarrowCells>>,
     raw: OnceLock<Bytes>,
     raw_deflated: OnceLock<Bytes>,
     event_stream: OnceLock<Bytes>,
+}
+
+#[derive(Debug, Default)]
+struct NarrowCells {
+    websocket_deflated: OnceLock<Bytes>,
+    raw_deflated: OnceLock<Bytes>,
 }
 
 impl Event {
@@ -44,16 +52,28 @@ impl Event {
         let cells = self.cells();
         match form {
             Form::WebSocket => self.websocket(cells),
-            Form::WebSocketDeflated => cells.websocket_deflated.get_or_init(|| {
-                let plain = self.websocket(cells);
-                let (opcode, at) = (self.opcode(), header_bytes(plain));
-                deflater.deflated_frame(opcode, &plain[at..]).unwrap_or_else(|| plain.clone())
-            }),
+            Form::WebSocketDeflated(window) => {
+                let cell = match window {
+                    Window::Full => &cells.websocket_deflated,
+                    Window::Narrow => &cells.narrow.get_or_init(Box::default).websocket_deflated,
+                };
+                cell.get_or_init(|| {
+                    let plain = self.websocket(cells);
+                    let frame = deflater.deflated_frame(self.opcode(), &plain[header_bytes(plain)..], window);
+                    frame.unwrap_or_else(|| plain.clone())
+                })
+            }
             Form::Raw => self.raw(cells),
-            Form::RawDeflated => cells.raw_deflated.get_or_init(|| {
-                let frame = deflater.deflated_frame(self.opcode(), self.payload.data());
-                frame.unwrap_or_else(|| self.raw(cells).clone())
-            }),
+            Form::RawDeflated(window) => {
+                let cell = match window {
+                    Window::Full => &cells.raw_deflated,
+                    Window::Narrow => &cells.narrow.get_or_init(Box::default).raw_deflated,
+                };
+                cell.get_or_init(|| {
+                    let frame = deflater.deflated_frame(self.opcode(), self.payload.data(), window);
+                    frame.unwrap_or_else(|| self.raw(cells).clone())
+                })
+            }
             Form::EventStream => cells.event_stream.get_or_init(|| sse::event(self)),
         }
     }

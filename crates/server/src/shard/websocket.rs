@@ -9,8 +9,8 @@ use tidewire_core::http1::{Method, Query, Request, ResponseHead, Version};
 use tidewire_core::limits::Limits;
 use tidewire_core::liveness::Liveness;
 use tidewire_core::websocket::{
-    CloseCode, Decoder, Input, Message, OpCode, Role, accept_key, encode_close, is_valid_key,
-    negotiate_deflate, push_header,
+    CloseCode, Decoder, Deflate, Input, Message, OpCode, Role, Window, accept_key, encode_close,
+    is_valid_key, negotiate_deflate, push_header,
 };
 use tidewire_core::wire::message::{ClientMessage, MessageId, PublishData, PublishMessage, server};
 use tidewire_core::wire::{Form, binary, poll};
@@ -30,18 +30,18 @@ pub(super) struct WebSocket {
     pub(super) liveness: Liveness,
     /// The channel of the raw route.
     pub(super) raw: Option<ChannelName>,
-    /// Whether events go out compressed.
-    deflated: bool,
+    /// Whether events go out compressed, and in which window.
+    deflate: Option<Window>,
 }
 
 impl WebSocket {
     /// The form in which it gets events.
     pub(super) fn form(&self) -> Form {
-        match (&self.raw, self.deflated) {
-            (None, false) => Form::WebSocket,
-            (None, true) => Form::WebSocketDeflated,
-            (Some(_), false) => Form::Raw,
-            (Some(_), true) => Form::RawDeflated,
+        match (&self.raw, self.deflate) {
+            (None, None) => Form::WebSocket,
+            (None, Some(window)) => Form::WebSocketDeflated(window),
+            (Some(_), None) => Form::Raw,
+            (Some(_), Some(window)) => Form::RawDeflated(window),
         }
     }
 }
@@ -76,9 +76,7 @@ impl Shard {
             decoder: Decoder::new(Role::Server, deflate.is_some()),
             liveness: Liveness::new(self.now_ms, &self.settings.limits, u64::from(id)),
             raw,
-            // A client with a smaller window gets everything uncompressed, which the extension allows, so
-            // that all who share a form share its bytes.
-            deflated: deflate.is_some_and(|deflate| deflate.may_compress_all()),
+            deflate: deflate.map(Deflate::window),
         }));
         self.counters.change(Transport::Http, Transport::WebSocket);
         self.arm_at(id, self.now_ms + self.settings.limits.heartbeat_ms / 2);
