@@ -1,0 +1,217 @@
+//! The scenarios that publish on a schedule: fan-out, many channels, wide sockets, slow consumers
+//! and the round trip. Each only turns its parameters into a load.
+
+use std::time::Duration;
+
+use anyhow::Result;
+use clap::Args;
+
+use super::CommonArgs;
+use super::load::{COLUMNS, Load, measure_with_baseline};
+use crate::fleet::Pace;
+use crate::layout::Layout;
+use crate::report::Report;
+use crate::targets::Via;
+
+/// The schedule.
+#[derive(Debug, Clone, Args)]
+pub(super) struct ScheduleArgs {
+    /// Seconds measured in each turn
+    #[arg(long, value_name = "SECONDS", default_value_t = 8.0)]
+    pub(super) duration: f64,
+    /// Seconds of the same load before measuring
+    #[arg(long, value_name = "SECONDS", default_value_t = 2.0)]
+    pub(super) warm_up: f64,
+    /// How the publisher publishes
+    #[arg(long, value_enum, default_value = "http")]
+    pub(super) publish_via: Via,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct FanoutArgs {
+    /// Subscribers of the one channel
+    #[arg(long, default_value_t = 10_000)]
+    subscribers: u32,
+    /// Events per second
+    #[arg(long, default_value_t = 10.0)]
+    rate: f64,
+    #[command(flatten)]
+    schedule: ScheduleArgs,
+    #[command(flatten)]
+    common: CommonArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ManyChannelsArgs {
+    /// Channels, each with one subscriber on a connection of its own
+    #[arg(long, default_value_t = 10_000)]
+    channels: u32,
+    /// Events per second over all channels
+    #[arg(long, default_value_t = 10_000.0)]
+    rate: f64,
+    #[command(flatten)]
+    schedule: ScheduleArgs,
+    #[command(flatten)]
+    common: CommonArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct WideArgs {
+    /// Connections
+    #[arg(long, default_value_t = 1_000)]
+    connections: u32,
+    /// Channels that each holds
+    #[arg(long, default_value_t = 100)]
+    channels: u32,
+    /// Each holds channels of its own, rather than all the same
+    #[arg(long)]
+    own: bool,
+    /// Events per second over all channels
+    #[arg(long, default_value_t = 100.0)]
+    rate: f64,
+    #[command(flatten)]
+    schedule: ScheduleArgs,
+    #[command(flatten)]
+    common: CommonArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SlowArgs {
+    /// Subscribers of the one channel
+    #[arg(long, default_value_t = 2_000)]
+    subscribers: u32,
+    /// One subscriber in so many stops to read
+    #[arg(long, default_value_t = 10)]
+    stalled_every: u32,
+    /// Events per second
+    #[arg(long, default_value_t = 50.0)]
+    rate: f64,
+    #[command(flatten)]
+    schedule: ScheduleArgs,
+    #[command(flatten)]
+    common: CommonArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RoundtripArgs {
+    /// Clients, each publishing to a channel that it alone holds
+    #[arg(long, default_value_t = 100)]
+    clients: u32,
+    /// Events per second over all clients
+    #[arg(long, default_value_t = 1_000.0)]
+    rate: f64,
+    /// Seconds measured in each turn
+    #[arg(long, value_name = "SECONDS", default_value_t = 8.0)]
+    duration: f64,
+    /// Seconds of the same load before measuring
+    #[arg(long, value_name = "SECONDS", default_value_t = 2.0)]
+    warm_up: f64,
+    #[command(flatten)]
+    common: CommonArgs,
+}
+
+impl ScheduleArgs {
+    pub(super) fn load(&self, layout: Layout, events_per_s: f64, common: &CommonArgs) -> Load {
+        Load {
+            layout,
+            pace: Pace::Schedule { events_per_s },
+            warm_up: Duration::from_secs_f64(common.or_quick(self.warm_up, 0.5)),
+            duration: Duration::from_secs_f64(common.or_quick(self.duration, 1.5)),
+            payload_bytes: common.size,
+            via: self.publish_via,
+            lines: 1,
+            stalled_every: None,
+            sample_every: 1,
+        }
+    }
+}
+
+impl FanoutArgs {
+    pub(super) fn run(&self) -> Result<()> {
+        let subscribers = self.common.or_quick(self.subscribers, 500);
+        let load = self.schedule.load(Layout::fan_out(subscribers), self.rate, &self.common);
+        let mut report = Report::new("fan-out", COLUMNS, "cpu_us");
+        report.parameter("subscribers", subscribers);
+        report.parameter("events/s", self.rate);
+        compare(&self.common, report, |_| load.clone())
+    }
+}
+
+impl ManyChannelsArgs {
+    pub(super) fn run(&self) -> Result<()> {
+        let channels = self.common.or_quick(self.channels, 500);
+        let rate = self.common.or_quick(self.rate, 2_000.0);
+        let load = self.schedule.load(Layout::own(channels, 1), rate, &self.common);
+        let mut report = Report::new("many channels", COLUMNS, "cpu_us");
+        report.parameter("channels with one subscriber each", channels);
+        report.parameter("events/s", rate);
+        compare(&self.common, report, |_| load.clone())
+    }
+}
+
+impl WideArgs {
+    pub(super) fn run(&self) -> Result<()> {
+        let connections = self.common.or_quick(self.connections, 50);
+        let make = if self.own { Layout::own } else { Layout::shared };
+        let layout = make(connections, self.channels);
+        let load = self.schedule.load(layout, self.rate, &self.common);
+        let mut report = Report::new("wide sockets", COLUMNS, "cpu_us");
+        report.parameter("connections", connections);
+        report.parameter(
+            "channels each",
+            format!("{}{}", self.channels, if self.own { " of its own" } else { "" }),
+        );
+        report.parameter("events/s", self.rate);
+        compare(&self.common, report, |_| load.clone())
+    }
+}
+
+impl SlowArgs {
+    /// Every target twice, with and without stalled subscribers: the difference is what counts.
+    pub(super) fn run(&self) -> Result<()> {
+        let subscribers = self.common.or_quick(self.subscribers, 200);
+        let all = self.schedule.load(Layout::fan_out(subscribers), self.rate, &self.common);
+        let some_stalled = Load { stalled_every: Some(self.stalled_every.max(2)), ..all.clone() };
+        let mut report = Report::new("slow consumers", COLUMNS, "p99_ms");
+        report.parameter("subscribers", subscribers);
+        report.parameter("stalled", format!("1 in {}", self.stalled_every));
+        report.parameter("events/s", self.rate);
+        self.common.describe(&mut report);
+        self.common.each_turn(|target, progress| {
+            for (name, load) in [("all reading", &all), ("some stalled", &some_stalled)] {
+                let sample = super::load::measure(target, load, &self.common.target, progress)?;
+                report.add(&format!("{target}, {name}"), None, &sample);
+            }
+            Ok(())
+        })?;
+        report.publish(&self.common.report)
+    }
+}
+
+impl RoundtripArgs {
+    pub(super) fn run(&self) -> Result<()> {
+        let clients = self.common.or_quick(self.clients, 50);
+        let schedule = ScheduleArgs { duration: self.duration, warm_up: self.warm_up, publish_via: Via::Ws };
+        let load = schedule.load(Layout::own(clients, 1), self.rate, &self.common);
+        let mut report = Report::new("round trip", COLUMNS, "p50_ms");
+        report.parameter("clients", clients);
+        report.parameter("events/s", self.rate);
+        // The baseline cannot be published to by its subscribers; it keeps its one line.
+        compare(&self.common, report, |is_baseline| Load { lines: usize::from(is_baseline), ..load.clone() })
+    }
+}
+
+/// Rounds over all targets, each followed by the baseline with frames of the same size.
+fn compare(common: &CommonArgs, mut report: Report, load: impl Fn(bool) -> Load) -> Result<()> {
+    common.describe(&mut report);
+    common.each_turn(|target, progress| {
+        let load = load(*target == crate::targets::Target::BASELINE);
+        let (sample, base) = measure_with_baseline(target, &load, &common.target, progress)?;
+        report.add(&target.to_string(), None, &sample);
+        if let Some(base) = base {
+            report.add(&format!("baseline for {target}"), None, &base);
+        }
+        Ok(())
+    })?;
+    report.publish(&common.report)
+}
