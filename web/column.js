@@ -6,6 +6,7 @@ import * as clock from './clock.js';
 const CUT_MS = 5000;
 const VERIFY_AFTER_MS = 1500;
 const AUDIT_MS_MAX = 15_000;
+const GAP_SETTLE_MS = 500;
 // A transport that stays silent while the others deliver is connected to nothing: it is opened anew.
 const SILENCE_MS_MAX = 10_000;
 const BEHIND_MAX = 5;
@@ -25,6 +26,7 @@ export function createColumn({ key, transport, comparison, statistics, hears, on
   // repeats counted by then, when the connection was back, and the id up to which things were missed.
   let resume = null;
   let outcome = null;
+  let gap_ms = -Infinity;
 
   function enter(next, text = '') {
     state = next;
@@ -102,9 +104,11 @@ export function createColumn({ key, transport, comparison, statistics, hears, on
   function onGap() {
     statistics.totals.gaps += 1;
     comparison.gap(key);
-    if (resume) outcome = { gap: true };
+    outcome = { gap: true };
     resume = null;
-    enter('live');
+    // What follows first is what the server still had, not what it sends now; tick() ends it.
+    gap_ms = performance.now();
+    enter('resuming');
   }
 
   function onTraffic(traffic) {
@@ -150,7 +154,7 @@ export function createColumn({ key, transport, comparison, statistics, hears, on
       settle();
       // Missed more than anybody here remembers: nothing is left to hold it against.
       if (resume?.opened_ms && at_ms - resume.opened_ms > AUDIT_MS_MAX) resume = null;
-      if (!resume && state === 'resuming') enter('live');
+      if (!resume && state === 'resuming' && at_ms - gap_ms > GAP_SETTLE_MS) enter('live');
       const behind = comparison.aheadOf(key, comparison.head(key))?.length ?? 0;
       const is_open = state === 'live' || state === 'resuming';
       if (is_open && clock.isAttentive() && behind >= BEHIND_MAX && at_ms - last_arrival_ms > SILENCE_MS_MAX) {

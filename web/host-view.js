@@ -76,8 +76,9 @@ export function createHostView(section) {
     lines.forEach((read, i) => {
       const runs = points(recent, read, top(peak, latest), latest.sent_ms);
       const [area, line] = paths[i];
+      const closed = (run) => `M${run[0][0]},${HEIGHT}L${run.join('L')}L${run.at(-1)[0]},${HEIGHT}Z`;
       line.setAttribute('d', runs.map((run) => `M${run.join('L')}`).join(''));
-      area.setAttribute('d', runs.map((run) => `M${run[0][0]},${HEIGHT}L${run.join('L')}L${run.at(-1)[0]},${HEIGHT}Z`).join(''));
+      area.setAttribute('d', runs.map(closed).join(''));
     });
   }
 

@@ -179,6 +179,44 @@ test('all four cut at once resume with nothing lost or repeated', async () => {
   await seen('[data-verdict="same"]');
 });
 
+/** Falsifies one answer of short polling that has at least two events, as a broken server or cache would. */
+async function tamperOnce(change) {
+  let is_done = false;
+  await page.route(/\/v1\/channels\/host\/events\?since=[^&]*$/, async (route) => {
+    const is_poll = route.request().resourceType() === 'fetch';
+    if (!is_poll || is_done) return route.fallback();
+    const response = await route.fetch();
+    if (response.status() !== 200) return route.fulfill({ response });
+    const answer = await response.json();
+    if (answer.events.length >= 2) {
+      is_done = true;
+      change(answer.events);
+    }
+    return route.fulfill({ response, json: answer });
+  });
+}
+
+test('an event that is left out after a cut is noticed', async () => {
+  await reload();
+  await waitForEvents('short-polling', 1);
+  await card('short-polling').locator('[data-cut]').click();
+  await tamperOnce((events) => events.splice(1, 1));
+  await seen('[data-transport="short-polling"] [data-outcome="bad"][data-lost="1"]');
+  await seen('[data-verdict="differs"]');
+  await page.unrouteAll({ behavior: 'wait' });
+});
+
+test('an event that comes twice after a cut is noticed', async () => {
+  await reload();
+  await waitForEvents('short-polling', 1);
+  await card('short-polling').locator('[data-cut]').click();
+  await tamperOnce((events) => events.unshift(events[0]));
+  await seen('[data-transport="short-polling"] [data-outcome="bad"][data-lost="0"][data-repeated="1"]');
+  assert.equal(await field('short-polling', 'repeats').textContent(), '1');
+  await seen('[data-verdict="differs"]');
+  await page.unrouteAll({ behavior: 'wait' });
+});
+
 test('nothing overflows sideways, wide or narrow, and it looks right in both themes', async () => {
   await reload();
   for (const viewport of [WIDE, { width: 820, height: 1100 }, NARROW]) {
