@@ -81,7 +81,9 @@ export function createColumnView(article, { column, counting }) {
     const text = span('note-text', noteText(event.data));
     const took = span(is_replay ? 'note-latency replayed' : 'note-latency', format.duration(latency_ms));
     if (is_replay) took.title = 'Replayed after an interruption';
-    item.dataset.id = item.title = event.id;
+    item.dataset.id = event.id;
+    // The card shows one line of it.
+    item.title = `${text.textContent} (${event.id})`;
     item.append(text, took);
     const list = find('[data-notes]');
     list.prepend(item);

@@ -23,7 +23,7 @@ const TILES = {
     lines: [(sample) => sample.load[0]],
     top: (peak) => Math.max(0.5, peak),
     value: (sample) => sample.load[0].toFixed(2),
-    aside: (sample) => `${sample.load[1].toFixed(2)} over 5 min, ${sample.load[2].toFixed(2)} over 15`,
+    aside: (sample) => `5 min ${sample.load[1].toFixed(2)}, 15 min ${sample.load[2].toFixed(2)}`,
   },
   memory: {
     lines: [(sample) => sample.memory.used_bytes],
