@@ -2,7 +2,7 @@
 // Must not know: what is tried.
 
 const BASE_MS = 500;
-const CAP_MS = 15_000;
+const CAP_MS = 10_000;
 
 /**
  * Exponential backoff with full jitter: a uniformly random wait below a bound that doubles. Random over the whole
@@ -23,19 +23,37 @@ export function createBackoff() {
   };
 }
 
-/** Resolves after the time, or rejects as soon as the signal aborts. */
+/**
+ * Calls back after the time, or as soon as this machine is back on the network: a wait that grew while the cable was
+ * out says nothing about the server. Returns what cancels it.
+ */
+export function retryAfter(delay_ms, callback) {
+  const cancel = () => {
+    clearTimeout(timer);
+    removeEventListener('online', now);
+  };
+  const now = () => {
+    cancel();
+    callback();
+  };
+  const timer = setTimeout(now, delay_ms);
+  addEventListener('online', now);
+  return cancel;
+}
+
+/** The same as a promise, which rejects as soon as the signal aborts. */
 export function sleep(delay_ms, signal) {
   return new Promise((resolve, reject) => {
-    signal.throwIfAborted();
+    signal?.throwIfAborted();
     const aborted = () => {
-      clearTimeout(timer);
+      cancel();
       reject(signal.reason);
     };
-    const timer = setTimeout(() => {
-      signal.removeEventListener('abort', aborted);
+    const cancel = retryAfter(delay_ms, () => {
+      signal?.removeEventListener('abort', aborted);
       resolve();
-    }, delay_ms);
-    signal.addEventListener('abort', aborted, { once: true });
+    });
+    signal?.addEventListener('abort', aborted, { once: true });
   });
 }
 

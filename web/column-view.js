@@ -19,7 +19,7 @@ export function createColumnView(article, { column, counting }) {
   article.append(document.getElementById('column-body').content.cloneNode(true));
   const find = (selector) => article.querySelector(selector);
   const fields = new Map([...article.querySelectorAll('[data-field]')].map((node) => [node.dataset.field, node]));
-  const badge = Object.assign(document.createElement('span'), { className: 'badge' });
+  const badge = span('badge', '');
   find('header').append(badge);
 
   const title = find('h3').textContent;
@@ -78,13 +78,12 @@ export function createColumnView(article, { column, counting }) {
 
   function drawNote(event, { latency_ms, is_replay }) {
     const item = document.createElement('li');
-    const text = Object.assign(document.createElement('span'), { textContent: noteText(event.data), className: 'note-text' });
-    const took = Object.assign(document.createElement('span'), {
-      textContent: format.duration(latency_ms),
-      className: is_replay ? 'note-latency replayed' : 'note-latency',
-    });
+    const text = span('note-text', noteText(event.data));
+    const took = span(is_replay ? 'note-latency replayed' : 'note-latency', format.duration(latency_ms));
     if (is_replay) took.title = 'Replayed after an interruption';
-    item.dataset.id = item.title = event.id;
+    item.dataset.id = event.id;
+    // The card shows one line of it.
+    item.title = `${text.textContent} (${event.id})`;
     item.append(text, took);
     const list = find('[data-notes]');
     list.prepend(item);
@@ -102,9 +101,14 @@ export function createColumnView(article, { column, counting }) {
 }
 
 function outcomeText({ gap, events, lost, repeated, in_order }) {
-  if (gap) return 'resumed after a gap: the server no longer has what was missed';
+  if (gap) return 'gap: what was missed is no longer kept';
   const order = in_order || lost > 0 ? '' : ', out of order';
-  return `resumed: ${format.count(events)} ${events === 1 ? 'event' : 'events'}, ${lost} lost, ${repeated} repeated${order}`;
+  const noun = events === 1 ? 'event' : 'events';
+  return `resumed: ${format.count(events)} ${noun}, ${lost} lost, ${repeated} repeated${order}`;
+}
+
+function span(className, textContent) {
+  return Object.assign(document.createElement('span'), { className, textContent });
 }
 
 /** Anybody may publish a note, from curl too, so its data may be of any shape. */

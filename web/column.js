@@ -6,6 +6,7 @@ import * as clock from './clock.js';
 const CUT_MS = 5000;
 const VERIFY_AFTER_MS = 1500;
 const AUDIT_MS_MAX = 15_000;
+const SETTLE_MS = 500;
 // A transport that stays silent while the others deliver is connected to nothing: it is opened anew.
 const SILENCE_MS_MAX = 10_000;
 const BEHIND_MAX = 5;
@@ -25,6 +26,8 @@ export function createColumn({ key, transport, comparison, statistics, hears, on
   // repeats counted by then, when the connection was back, and the id up to which things were missed.
   let resume = null;
   let outcome = null;
+  // What comes right after the first opening or a gap had been waiting for us, and says nothing about latency.
+  let settled_ms = Infinity;
 
   function enter(next, text = '') {
     state = next;
@@ -48,6 +51,7 @@ export function createColumn({ key, transport, comparison, statistics, hears, on
 
   function onState(reported, text) {
     if (reported === 'open') {
+      if (settled_ms === Infinity) settled_ms = performance.now() + SETTLE_MS;
       if (state === 'reconnecting' || state === 'resuming') opened();
       else enter('live');
     } else if (reported === 'refused') {
@@ -93,7 +97,7 @@ export function createColumn({ key, transport, comparison, statistics, hears, on
     }
     const sent_ms = event.data?.sent_ms;
     const latency_ms = Number.isFinite(sent_ms) ? clock.latencySince(sent_ms) : null;
-    const is_measured = !is_replay && clock.isAttentive();
+    const is_measured = !is_replay && last_arrival_ms > settled_ms && clock.isAttentive();
     statistics.event({ id: event.id, at_ms, latency_ms, is_note: event.name === 'note', is_replay, is_measured });
     onDelivery(event, { latency_ms, is_replay });
     settle();
@@ -102,9 +106,11 @@ export function createColumn({ key, transport, comparison, statistics, hears, on
   function onGap() {
     statistics.totals.gaps += 1;
     comparison.gap(key);
-    if (resume) outcome = { gap: true };
+    outcome = { gap: true };
     resume = null;
-    enter('live');
+    // tick() ends it.
+    settled_ms = performance.now() + SETTLE_MS;
+    enter('resuming');
   }
 
   function onTraffic(traffic) {
@@ -150,7 +156,7 @@ export function createColumn({ key, transport, comparison, statistics, hears, on
       settle();
       // Missed more than anybody here remembers: nothing is left to hold it against.
       if (resume?.opened_ms && at_ms - resume.opened_ms > AUDIT_MS_MAX) resume = null;
-      if (!resume && state === 'resuming') enter('live');
+      if (!resume && state === 'resuming' && at_ms > settled_ms) enter('live');
       const behind = comparison.aheadOf(key, comparison.head(key))?.length ?? 0;
       const is_open = state === 'live' || state === 'resuming';
       if (is_open && clock.isAttentive() && behind >= BEHIND_MAX && at_ms - last_arrival_ms > SILENCE_MS_MAX) {

@@ -38,8 +38,9 @@ export function createComparison(keys) {
 
   function verdict() {
     if (difference) return { state: 'differs', detail: difference, compared: 0 };
-    const lists = [...readers.values()].map((reader) => reader.ids);
-    const anchor = lists.map((ids) => ids[0]).find((id) => [...readers.values()].every((reader) => reader.seen.has(id)));
+    const all = [...readers.values()];
+    const lists = all.map((reader) => reader.ids);
+    const anchor = lists.map((ids) => ids[0]).find((id) => all.every((reader) => reader.seen.has(id)));
     if (anchor === undefined) return { state: 'comparing', compared: 0 };
 
     const aligned = lists.map((ids) => ids.slice(ids.indexOf(anchor)));

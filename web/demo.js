@@ -88,7 +88,7 @@ async function readSnapshot() {
       return json;
     } catch (error) {
       say(`No answer from the server yet (${error.message}). Trying again.`);
-      await sleep(backoff.next(error.retry_after_ms), new AbortController().signal);
+      await sleep(backoff.next(error.retry_after_ms));
     }
   }
 }
@@ -130,7 +130,8 @@ function tick() {
   drawVerdict();
   const behind_ms = clock.clockBehind();
   if (behind_ms > CLOCK_NOTICE_MS) {
-    say(`This machine's clock is ${format.duration(behind_ms)} behind the server's. That much is added to each latency.`);
+    const behind = format.duration(behind_ms);
+    say(`This machine's clock is ${behind} behind the server's. That much is added to each latency.`);
   }
 }
 

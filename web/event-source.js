@@ -1,14 +1,14 @@
 // Owns: server-sent events through the browser's own EventSource.
 // Must not know: statistics, the page. (The interface is described in polling.js.)
 
-import { createBackoff } from './backoff.js';
+import { createBackoff, retryAfter } from './backoff.js';
 import { requestHeadLength, sseEventLength, sseOpeningLength } from './wire-size.js';
 
 /** EventSource hears only the event names it asks for. `message` is an event without a name. */
 export function createEventSource({ channel, names }) {
   const path = `/v1/channels/${channel}/events`;
   let source = null;
-  let retry_timer = null;
+  let cancel_retry = () => {};
   let cursor = null;
   const backoff = createBackoff();
 
@@ -36,7 +36,7 @@ export function createEventSource({ channel, names }) {
       }
       // It gives up for good on any answer but 200, such as the 503 of a server that is still starting.
       callbacks.onState('waiting', 'The stream was refused.');
-      retry_timer = setTimeout(() => open(callbacks), backoff.next());
+      cancel_retry = retryAfter(backoff.next(), () => open(callbacks));
     };
     for (const name of names) source.addEventListener(name, (event) => deliver(name, event, callbacks));
     source.addEventListener('tidewire.gap', (event) => {
@@ -63,7 +63,7 @@ export function createEventSource({ channel, names }) {
       open(callbacks);
     },
     stop() {
-      clearTimeout(retry_timer);
+      cancel_retry();
       source?.close();
       return cursor;
     },

@@ -23,7 +23,7 @@ const TILES = {
     lines: [(sample) => sample.load[0]],
     top: (peak) => Math.max(0.5, peak),
     value: (sample) => sample.load[0].toFixed(2),
-    aside: (sample) => `${sample.load[1].toFixed(2)} over 5 min, ${sample.load[2].toFixed(2)} over 15`,
+    aside: (sample) => `5 min ${sample.load[1].toFixed(2)}, 15 min ${sample.load[2].toFixed(2)}`,
   },
   memory: {
     lines: [(sample) => sample.memory.used_bytes],
@@ -76,8 +76,9 @@ export function createHostView(section) {
     lines.forEach((read, i) => {
       const runs = points(recent, read, top(peak, latest), latest.sent_ms);
       const [area, line] = paths[i];
+      const closed = (run) => `M${run[0][0]},${HEIGHT}L${run.join('L')}L${run.at(-1)[0]},${HEIGHT}Z`;
       line.setAttribute('d', runs.map((run) => `M${run.join('L')}`).join(''));
-      area.setAttribute('d', runs.map((run) => `M${run[0][0]},${HEIGHT}L${run.join('L')}L${run.at(-1)[0]},${HEIGHT}Z`).join(''));
+      area.setAttribute('d', runs.map(closed).join(''));
     });
   }
 

@@ -53,7 +53,8 @@ function problemOf(response, text) {
   } catch {
     // A proxy's error page. The status has to do.
   }
-  const detail = problem.detail || problem.title || `The server answered ${response.status} ${response.statusText}`.trim();
+  const bare = `The server answered ${response.status} ${response.statusText}`.trim();
+  const detail = problem.detail || problem.title || bare;
   const retry_after_s = Number(response.headers.get('retry-after'));
   return new ProblemError(response.status, problem.code, detail, retry_after_s > 0 ? retry_after_s * 1000 : 0);
 }

@@ -7,11 +7,14 @@ import { ProblemError, request } from './http.js';
 
 const ATTEMPTS_MAX = 4;
 const TIMEOUT_MS = 10_000;
+const UNREACHED = 'The server could not be reached. Publish again: it will be counted once.';
 
 export function createPublisher(form, { channel }) {
   const input = form.elements.note;
   const button = form.querySelector('button');
   const result = form.querySelector('[data-publish-result]');
+  // The note that is under way, or whose fate is unknown because no answer came.
+  let pending = null;
 
   function say(kind, text) {
     result.dataset.publishResult = kind;
@@ -25,11 +28,15 @@ export function createPublisher(form, { channel }) {
     button.disabled = true;
     say('', '');
     try {
-      const { id, duplicate } = await publish(channel, text);
+      // The same text again after such a failure is the same note: with its first key it cannot be made twice.
+      if (pending?.text !== text) pending = { text, key: randomKey(), sent_ms: clock.sendingTime() };
+      const { id, duplicate } = await publish(channel, pending);
+      pending = null;
       say('good', duplicate ? `Published once as ${id}; the retry made no second event.` : `Published as ${id}.`);
       input.value = '';
     } catch (error) {
-      say('bad', error instanceof ProblemError ? error.message : 'The server could not be reached. Nothing is lost: try again.');
+      if (error.is_final) pending = null;
+      say('bad', error instanceof ProblemError ? error.message : UNREACHED);
     } finally {
       button.disabled = false;
     }
@@ -37,9 +44,8 @@ export function createPublisher(form, { channel }) {
 }
 
 /** One key for all attempts: where only the answer was lost, the retry finds the event that was made. */
-async function publish(channel, text) {
-  const key = randomKey();
-  const body = JSON.stringify({ sent_ms: clock.sendingTime(), text });
+async function publish(channel, { text, key, sent_ms }) {
+  const body = JSON.stringify({ sent_ms, text });
   const backoff = createBackoff();
   for (let attempt = 1; ; attempt += 1) {
     const signal = AbortSignal.timeout(TIMEOUT_MS);
@@ -54,7 +60,7 @@ async function publish(channel, text) {
     } catch (error) {
       const is_final = error instanceof ProblemError && error.is_final;
       if (is_final || attempt === ATTEMPTS_MAX) throw error;
-      await sleep(backoff.next(error.retry_after_ms), new AbortController().signal);
+      await sleep(backoff.next(error.retry_after_ms));
     }
   }
 }

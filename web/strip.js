@@ -18,7 +18,13 @@ export function createStrip(canvas) {
     // Canvas knows no custom properties; they are read when the theme changes, not for each frame.
     const style = getComputedStyle(canvas);
     const read = (name) => style.getPropertyValue(name).trim();
-    colors = { tone: read('--tone'), ink: read('--ink-soft'), line: read('--line'), outage: read('--outage'), note: read('--note') };
+    colors = {
+      tone: read('--tone'),
+      ink: read('--ink-soft'),
+      line: read('--line'),
+      outage: read('--outage'),
+      note: read('--note'),
+    };
   }
 
   new ResizeObserver(([{ contentRect }]) => {

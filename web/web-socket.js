@@ -1,7 +1,7 @@
 // Owns: the WebSocket transport (PROTOCOL.md section 3): subscribe, liveness, reconnecting.
 // Must not know: statistics, the page. (The interface is described in polling.js.)
 
-import { createBackoff, pickDelay } from './backoff.js';
+import { createBackoff, pickDelay, retryAfter } from './backoff.js';
 import { utf8Length, webSocketFrameLength, webSocketHandshakeLength } from './wire-size.js';
 
 const PATH = '/v1/ws';
@@ -15,7 +15,7 @@ const EVENT_FRAME = 0x01;
 
 export function createWebSocket({ channel }) {
   let socket = null;
-  let retry_timer = null;
+  let cancel_retry = () => {};
   let liveness_timer = null;
   let cursor = null;
   let asked_delay_ms = 0;
@@ -84,7 +84,7 @@ export function createWebSocket({ channel }) {
     discard();
     if (FINAL_CLOSE_CODES.has(code)) return callbacks.onState('refused', reason || `Closed with ${code}.`);
     callbacks.onState('waiting', reason || 'The connection was lost.');
-    retry_timer = setTimeout(() => open(callbacks), asked_delay_ms || backoff.next());
+    cancel_retry = retryAfter(asked_delay_ms || backoff.next(), () => open(callbacks));
     asked_delay_ms = 0;
   }
 
@@ -104,7 +104,7 @@ export function createWebSocket({ channel }) {
       open(callbacks);
     },
     stop() {
-      clearTimeout(retry_timer);
+      cancel_retry();
       discard();
       return cursor;
     },
