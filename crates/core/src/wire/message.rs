@@ -226,9 +226,9 @@ pub mod server {
         out
     }
 
-    /// `reconnect`: the server goes away.
-    pub fn reconnect(after_ms: u64, reason: &str) -> Vec<u8> {
-        format!("{{\"type\":\"reconnect\",\"after_ms\":{after_ms},\"reason\":\"{reason}\"}}").into_bytes()
+    /// `reconnect`: the server goes away; come back at a moment of your choice within this window.
+    pub fn reconnect(after_ms: [u64; 2], reason: &str) -> Vec<u8> {
+        format!("{{\"type\":\"reconnect\",\"after_ms\":{after_ms:?},\"reason\":\"{reason}\"}}").into_bytes()
     }
 
     /// `error`: refuses one message.

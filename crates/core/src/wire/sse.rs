@@ -53,10 +53,12 @@ pub fn gap(out: &mut Vec<u8>, gap: &[u8], cursor: &str) {
     out.extend_from_slice(b"\n\n");
 }
 
-/// The server goes away: reconnect after that long.
-pub fn reconnect(out: &mut Vec<u8>, after_ms: u64, reason: &str) {
+/// The server goes away: come back at a moment of your choice within this window. Native clients, which
+/// take one number, are told its middle.
+pub fn reconnect(out: &mut Vec<u8>, after_ms: [u64; 2], reason: &str) {
+    let retry_ms = u64::midpoint(after_ms[0], after_ms[1]);
     let text = format!(
-        "event: tidewire.reconnect\ndata: {{\"after_ms\":{after_ms},\"reason\":\"{reason}\"}}\nretry: {after_ms}\n\n"
+        "event: tidewire.reconnect\ndata: {{\"after_ms\":{after_ms:?},\"reason\":\"{reason}\"}}\nretry: {retry_ms}\n\n"
     );
     out.extend_from_slice(text.as_bytes());
 }

@@ -11,8 +11,8 @@ use tidewire_core::{Code, Problem};
 use super::Shard;
 use super::connection::Protocol;
 
-/// How long a client should wait before it comes back to a server that goes away.
-const RECONNECT_AFTER_MS: u64 = 2000;
+/// When clients should come back to a server that goes away: spread, so that they do not come at once.
+const RECONNECT_AFTER_MS: [u64; 2] = [500, 3000];
 
 impl Shard {
     pub(super) fn fire_timers(&mut self) {
