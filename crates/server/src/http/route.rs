@@ -5,6 +5,9 @@ use tidewire_core::http1::{Method, Query, Request, decode_path_segment};
 use tidewire_core::limits::Limits;
 use tidewire_core::{ChannelName, Code, Problem};
 
+/// How many events a poll gets that does not say.
+pub(crate) const LIMIT_DEFAULT: usize = 100;
+
 /// A route with what its path names.
 #[derive(Debug)]
 pub(crate) enum Route {
@@ -121,7 +124,7 @@ impl ReadRequest {
         if limit.is_some_and(|limit| limit.fract() != 0.0) {
             return Err(invalid("limit must be a whole number".to_owned()));
         }
-        let limit = limit.map_or(100.min(limits.page_events), |limit| limit as usize);
+        let limit = limit.map_or(LIMIT_DEFAULT.min(limits.page_events), |limit| limit as usize);
         Ok(Self { channels, several, since, limit, wait_ms })
     }
 

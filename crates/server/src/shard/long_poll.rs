@@ -14,7 +14,7 @@ use super::Shard;
 use super::connection::Protocol;
 use crate::http::answer::Exchange;
 use crate::http::read::{Begin, Reader, begin, gather, joined_cursor};
-use crate::http::route::ReadRequest;
+use crate::http::route::{LIMIT_DEFAULT, ReadRequest};
 use crate::hub::Channel;
 use crate::metrics::Transport;
 
@@ -113,9 +113,12 @@ fn etag(from: &[EventId], to: &[EventId], more: bool, gap: Option<&[u8]>) -> Str
 }
 
 impl LongPoll {
-    /// How it is answered together with others; `None` if it must be answered alone.
+    /// How it is answered together with others; `None` if it must be answered alone. Unusual limits
+    /// are, so that nobody can make a channel keep a group for each number.
     pub(super) fn reply(&self) -> Option<Reply> {
-        (!self.reply.several && self.if_none_match.is_none()).then_some(self.reply)
+        let is_usual =
+            !self.reply.several && self.reply.limit == LIMIT_DEFAULT && self.if_none_match.is_none();
+        is_usual.then_some(self.reply)
     }
 }
 

@@ -172,7 +172,8 @@ impl Shard {
     fn handle_readiness(&mut self, event: &mio::event::Event) {
         let id = event.token().0 as u32;
         let Some(connection) = self.connections.get_mut(id as usize) else { return };
-        if event.is_writable() {
+        // A broken connection is found out by writing to it.
+        if event.is_writable() || event.is_write_closed() || event.is_error() {
             connection.blocked = false;
         }
         if event.is_readable() || event.is_read_closed() || event.is_error() {

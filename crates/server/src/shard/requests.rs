@@ -100,19 +100,18 @@ impl Shard {
         name: &ChannelName,
     ) -> Result<(), Problem> {
         Query::parse(request.query, &[])?;
-        let (cursor, body) = match self.hub.find(name.as_str()) {
+        let (cursor, events, bytes, body) = match self.hub.find(name.as_str()) {
             Some(channel) => channel.with_log(|log| {
-                let cursor = log.id(log.head());
+                let (cursor, events, bytes) = (log.id(log.head()), log.len(), log.bytes());
                 let latest = log.latest().map(|event| &**event);
-                (cursor, poll::snapshot(name.as_str(), cursor, latest, log.len(), log.bytes()))
+                (cursor, events, bytes, poll::snapshot(name.as_str(), cursor, latest, events, bytes))
             }),
             None => {
                 let cursor = self.hub.empty_position(name.as_str());
-                (cursor, poll::snapshot(name.as_str(), cursor, None, 0, 0))
+                (cursor, 0, 0, poll::snapshot(name.as_str(), cursor, None, 0, 0))
             }
         };
-        // What is retained shrinks with time while the cursor stays, so the length belongs to the tag.
-        let etag = format!("\"s{cursor}-{}\"", body.len());
+        let etag = format!("\"s{cursor}-{events}-{bytes}\"");
         if request.header("if-none-match")?.is_some_and(|header| if_none_match(header, &etag)) {
             exchange.not_modified(&mut self.out, &etag, "public, no-cache");
         } else {
