@@ -13,7 +13,6 @@ import json
 import pathlib
 import sys
 
-HERE = pathlib.Path(__file__).parent
 GOOD = {"OK", "INFORMATIONAL"}
 numbers = itertools.count(1)
 
@@ -54,12 +53,11 @@ async def main(kosoku, server, output, cases):
 
 
 def check(index):
-    explained = json.loads((HERE / "explained.json").read_text())
     passed = failed = 0
     for agent in index.values():
         for case, result in agent.items():
             outcome = {result["behavior"], result["behaviorClose"]}
-            if outcome <= GOOD or case in explained:
+            if outcome <= GOOD:
                 passed += 1
             else:
                 failed += 1

@@ -10,8 +10,8 @@ use super::frame::{OpCode, push_header};
 
 /// What an endpoint leaves out at the end of a message, and its peer puts back (RFC 7692 section 7.2).
 const TAIL: [u8; 4] = [0x00, 0x00, 0xff, 0xff];
-/// Smaller payloads gain nothing: the block's own overhead eats it.
-const WORTHWHILE_BYTES: usize = 64;
+/// An empty message: an empty block, and the tail (RFC 7692 section 7.2.3.6).
+const EMPTY: [u8; 5] = [0x00, 0x00, 0x00, 0xff, 0xff];
 /// How much output room the decompressor gets at a time.
 const STEP_BYTES: usize = 16 << 10;
 
@@ -41,17 +41,16 @@ impl Default for Deflater {
 }
 
 impl Deflater {
-    /// The message as a complete compressed server frame; `None` where it would not be smaller.
+    /// The message as a complete compressed server frame, also where it does not shrink: that costs five
+    /// bytes or so, while a connection on which either everything is compressed or nothing surprises
+    /// no client. `None` only if the compressor did not end the message as it must.
     pub fn deflated_frame(&mut self, opcode: OpCode, payload: &[u8], window: Window) -> Option<Bytes> {
-        if payload.len() < WORTHWHILE_BYTES {
-            return None;
-        }
         self.compress.reset();
-        // Room for the worst case, so that one call does it: what does not fit is not worth sending.
+        // Room for the worst case, so that one call does it.
         let piece_bytes = if window == Window::Full { payload.len() } else { NARROW_BYTES };
-        let pieces = payload.len().div_ceil(piece_bytes);
-        let mut body = Vec::with_capacity(payload.len() + payload.len() / 128 + 64 * pieces);
-        for (index, piece) in payload.chunks(piece_bytes).enumerate() {
+        let pieces = payload.len().div_ceil(piece_bytes.max(1));
+        let mut body = Vec::with_capacity(payload.len() + payload.len() / 64 + 64 * (pieces + 1));
+        for (index, piece) in payload.chunks(piece_bytes.max(1)).enumerate() {
             // Forgetting what came before at the end of each piece, no distance reaches beyond it: that is
             // right for any window, with the one compressor.
             let last = index + 1 == pieces;
@@ -61,10 +60,10 @@ impl Deflater {
         if self.compress.total_in() != payload.len() as u64 {
             return None;
         }
-        let end = body.len().checked_sub(TAIL.len()).filter(|end| body[*end..] == TAIL)?;
-        if end >= payload.len() {
-            return None;
+        if payload.is_empty() {
+            body.extend_from_slice(&EMPTY);
         }
+        let end = body.len().checked_sub(TAIL.len()).filter(|end| body[*end..] == TAIL)?;
         let mut out = Vec::with_capacity(10 + end);
         push_header(&mut out, opcode, true, None, end);
         out.extend_from_slice(&body[..end]);

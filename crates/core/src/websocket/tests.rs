@@ -233,20 +233,24 @@ proptest! {
 
     #[test]
     fn what_we_compress_another_library_inflates(
-        data in prop::collection::vec(0..8_u8, 64..5000),
+        data in prop_oneof![
+            prop::collection::vec(0..8_u8, 0..5000),
+            prop::collection::vec(any::<u8>(), 0..2000),
+            prop::collection::vec(any::<u8>(), 65_000..66_000),
+        ],
         narrow: bool,
     ) {
         use std::io::Read;
         let window = if narrow { Window::Narrow } else { Window::Full };
-        if let Some(frame) = Deflater::default().deflated_frame(OpCode::Binary, &data, window) {
-            let header = if frame[1] == 126 { 4 } else { 2 };
-            let mut body = frame[header..].to_vec();
-            body.extend_from_slice(&[0x00, 0x00, 0xff, 0xff, 0x03, 0x00]);
-            let mut inflated = Vec::new();
-            flate2::read::DeflateDecoder::new(&body[..]).read_to_end(&mut inflated).expect("inflates");
-            prop_assert_eq!(inflated, data);
-            prop_assert_eq!(frame[0], 0xc2);
-        }
+        let frame = Deflater::default().deflated_frame(OpCode::Binary, &data, window).expect("compressed");
+        let header = match frame[1] { 126 => 4, 127 => 10, _ => 2 };
+        let mut body = frame[header..].to_vec();
+        body.extend_from_slice(&[0x00, 0x00, 0xff, 0xff, 0x03, 0x00]);
+        let mut inflated = Vec::new();
+        flate2::read::DeflateDecoder::new(&body[..]).read_to_end(&mut inflated).expect("inflates");
+        prop_assert!(inflated == data);
+        prop_assert_eq!(frame[0], 0xc2);
+        prop_assert!(frame.len() <= data.len() + 32 + data.len() / 16);
     }
 }
 
