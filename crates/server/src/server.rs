@@ -8,6 +8,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use anyhow::Context;
+use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::clock::{Clock, wall_clock};
 use crate::hub::Hub;
@@ -17,6 +18,8 @@ use crate::settings::Settings;
 use crate::shard::{self, Message, Shard, Shared};
 use crate::sources::host;
 
+/// How many connections may wait to be accepted; the system may allow less (`net.core.somaxconn`).
+const LISTEN_BACKLOG: i32 = 16_384;
 /// How often expired history is dropped.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -52,7 +55,7 @@ impl Server {
     /// # Errors
     /// If the address cannot be bound, or the system refuses threads or polls.
     pub fn start(settings: Settings) -> anyhow::Result<Self> {
-        let socket = TcpListener::bind(settings.listen)
+        let socket = bind(settings.listen)
             .with_context(|| format!("cannot listen on {}; is another program there?", settings.listen))?;
         let address = socket.local_addr()?;
         let settings = Arc::new(settings);
@@ -112,6 +115,16 @@ impl Server {
         }
         Ok(())
     }
+}
+
+/// Binds with a queue that holds a storm of reconnecting clients: what does not fit is retried by the
+/// client's kernel a full second later.
+fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(LISTEN_BACKLOG)?;
+    Ok(socket.into())
 }
 
 /// Without one of its shards the server would look alive while half of its clients hang. It is better
