@@ -198,14 +198,11 @@ impl<W: Write> Session<W> {
     }
 
     fn summary(&self) -> String {
-        let mut text = format!("{} events", self.printed);
-        for (count, what) in [
-            (self.gaps, "gaps"),
-            (self.lost, "times disconnected"),
-            (self.repeated, "repeated events left out"),
-        ] {
+        let mut text = counted(self.printed, "event");
+        for (count, what) in [(self.gaps, "gap"), (self.lost, "lost connection"), (self.repeated, "repeat")] {
             if count > 0 {
-                text.push_str(&format!(", {count} {what}"));
+                text.push_str(", ");
+                text.push_str(&counted(count, what));
             }
         }
         if let Some(cursor) = self.position.cursor() {
@@ -213,4 +210,8 @@ impl<W: Write> Session<W> {
         }
         text
     }
+}
+
+fn counted(count: u64, what: &str) -> String {
+    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
 }

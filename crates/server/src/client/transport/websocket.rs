@@ -83,8 +83,8 @@ impl WebSocket {
         stream.set_read_timeout(Some(http::CONNECT_MAX)).map_err(lost)?;
         let uri = self.endpoint.websocket();
         let uri = uri.parse().map_err(|error| Interruption::Refused(format!("{uri}: {error}")))?;
+        // No subprotocol: the server needs none, and the library refuses a server that selects none.
         let request = ClientRequestBuilder::new(uri)
-            .with_sub_protocol("tidewire.v1")
             .with_header("User-Agent", concat!("tidewire/", env!("CARGO_PKG_VERSION")));
         let config = WebSocketConfig::default()
             .max_message_size(Some(MESSAGE_BYTES_MAX))
