@@ -4,7 +4,7 @@
 use std::collections::HashSet;
 use std::io::Stdout;
 use std::process::ExitCode;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -17,7 +17,7 @@ use super::position::Position;
 use super::report::Reporter;
 use super::session::{Ending, Session};
 use super::transport::{EventStream, Interruption, Poll, Transport, Waiting, WebSocket};
-use super::watcher::{self, locked};
+use super::watcher::{self, locked, locked_in_time};
 
 /// The first wait after a loss is at most this.
 const BACKOFF_BASE: Duration = Duration::from_millis(250);
@@ -44,25 +44,36 @@ pub(super) fn run(arguments: &SubscribeArguments) -> Result<ExitCode, Failure> {
         Session::new(position, arguments.format, arguments.count, file, reporter, std::io::stdout());
     let session: Shared = Arc::new(Mutex::new(session));
     let deadline = arguments.timeout.map(|seconds| Instant::now() + Duration::from_secs_f64(seconds));
-    watcher::start(Arc::clone(&session), deadline)
-        .map_err(|error| Failure::Failed(format!("cannot listen for signals: {error}")))?;
     let name = arguments.transport;
     let mut transport = transport(name, endpoint, Duration::from_secs_f64(arguments.interval));
-    let outcome = follow(&mut *transport, name, &session, reporter);
-    let now = Instant::now();
+    let (sender, endings) = mpsc::channel();
+    watcher::listen(&sender)
+        .map_err(|error| Failure::Failed(format!("cannot listen for signals: {error}")))?;
+    let shared = Arc::clone(&session);
+    // The transport may be blocked for long when the end comes from elsewhere, so it has its own thread.
+    let worker = thread::spawn(move || {
+        let outcome = follow(&mut *transport, name, &shared, reporter);
+        transport.close();
+        outcome
+    });
+    thread::spawn(move || {
+        let fault = |_| Err(Failure::Failed("a fault of this client".to_owned()));
+        sender.send(worker.join().unwrap_or_else(fault))
+    });
+    let outcome = watcher::wait(&session, &endings, deadline);
+    let Some(mut session) = locked_in_time(&session) else {
+        return Err(Failure::Failed("ended while nobody took the output".to_owned()));
+    };
     match outcome {
-        Ok(ending) => {
-            transport.close();
-            Ok(locked(&session).finish(ending, now))
-        }
+        Ok(ending) => Ok(session.finish(ending, Instant::now())),
         Err(failure) => {
-            locked(&session).abandon(now);
+            session.abandon(Instant::now());
             Err(failure)
         }
     }
 }
 
-fn transport(name: TransportName, endpoint: Endpoint, interval: Duration) -> Box<dyn Transport> {
+fn transport(name: TransportName, endpoint: Endpoint, interval: Duration) -> Box<dyn Transport + Send> {
     match name {
         TransportName::Ws => Box::new(WebSocket::new(endpoint)),
         TransportName::Sse => Box::new(EventStream::new(endpoint)),
