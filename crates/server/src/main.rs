@@ -8,6 +8,7 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
+use tidewire::client::{self, PublishArguments, SubscribeArguments};
 use tidewire::{Flags, Server, Settings};
 
 /// Real-time delivery: one ordered log per channel, over WebSocket, SSE, long polling and short polling.
@@ -24,6 +25,10 @@ struct Cli {
 enum Command {
     /// Serve channels (the default).
     Serve(Serve),
+    /// Publish events to a channel.
+    Pub(PublishArguments),
+    /// Print the events of channels.
+    Sub(SubscribeArguments),
 }
 
 #[derive(Debug, Args)]
@@ -49,6 +54,8 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     let outcome = match cli.command {
         Some(Command::Serve(arguments)) => serve(&arguments),
+        Some(Command::Pub(arguments)) => return client::publish(&arguments),
+        Some(Command::Sub(arguments)) => return client::subscribe(&arguments),
         None => serve(&cli.serve),
     };
     outcome.unwrap_or_else(|error| {

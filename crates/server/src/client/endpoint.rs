@@ -1,0 +1,132 @@
+//! Where the server is: a checked base URL, and the addresses of the routes under it.
+//! Must not open a connection.
+
+use std::fmt::Write as _;
+
+use ureq::http::Uri;
+
+/// A checked `--url`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Endpoint {
+    host: String,
+    port: u16,
+    /// The path that comes before each route, without a slash at its end.
+    prefix: String,
+}
+
+impl Endpoint {
+    /// Reads a base URL such as `http://127.0.0.1:8080` or `http://example.org/tidewire`.
+    pub(super) fn parse(url: &str) -> Result<Self, String> {
+        let wrong = |why: &str| {
+            format!("{url:?} is no URL of a server ({why}); one looks like http://127.0.0.1:8080")
+        };
+        let uri: Uri = url.parse().map_err(|error| wrong(&format!("{error}")))?;
+        match uri.scheme_str() {
+            Some("http" | "ws") => {}
+            Some("https" | "wss") => {
+                return Err(format!("{url}: this build speaks http only; TLS comes later"));
+            }
+            _ => return Err(wrong("it must begin with http://")),
+        }
+        let authority = uri.authority().ok_or_else(|| wrong("it names no host"))?;
+        if authority.as_str().contains('@') {
+            return Err(wrong("a user name in it is not supported"));
+        }
+        if uri.query().is_some() {
+            return Err(wrong("it must have no query"));
+        }
+        let prefix = uri.path().trim_end_matches('/').to_owned();
+        Ok(Self { host: authority.host().to_owned(), port: authority.port_u16().unwrap_or(80), prefix })
+    }
+
+    /// The host, without the brackets of an IPv6 address, and the port: what a name lookup takes.
+    pub(super) fn host_and_port(&self) -> (&str, u16) {
+        (self.host.trim_start_matches('[').trim_end_matches(']'), self.port)
+    }
+
+    /// Where events of `channel` are published.
+    pub(super) fn publish(&self, channel: &str) -> String {
+        self.route("http", &format!("/v1/channels/{}/events", encoded(channel)))
+    }
+
+    /// The envelope WebSocket.
+    pub(super) fn websocket(&self) -> String {
+        self.route("ws", "/v1/ws")
+    }
+
+    /// Polls and event streams over `channels`, from `since` on. `more` holds further parameters, each
+    /// with its `&`.
+    pub(super) fn events(&self, channels: &[String], since: &str, more: &str) -> String {
+        let mut path = format!("/v1/events?since={}", encoded(since));
+        for channel in channels {
+            path.push_str("&channel=");
+            path.push_str(&encoded(channel));
+        }
+        path.push_str(more);
+        self.route("http", &path)
+    }
+
+    fn route(&self, scheme: &str, path: &str) -> String {
+        format!("{scheme}://{}:{}{}{path}", self.host, self.port, self.prefix)
+    }
+}
+
+/// Percent-encodes all but the unreserved characters of RFC 3986, and `:`, which paths and queries take.
+fn encoded(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() || b"-_.~:".contains(&byte) {
+            out.push(char::from(byte));
+        } else {
+            // Writing into a string cannot fail.
+            let _ = write!(out, "%{byte:02X}");
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(url: &str) -> Endpoint {
+        Endpoint::parse(url).expect("a base URL")
+    }
+
+    #[test]
+    fn builds_the_routes_under_a_prefix() {
+        let endpoint = parsed("http://example.org/tidewire/");
+        assert_eq!(endpoint.host_and_port(), ("example.org", 80));
+        assert_eq!(endpoint.websocket(), "ws://example.org:80/tidewire/v1/ws");
+        assert_eq!(endpoint.publish("a:b c"), "http://example.org:80/tidewire/v1/channels/a:b%20c/events");
+        let channels = ["a".to_owned(), "ü&".to_owned()];
+        assert_eq!(
+            endpoint.events(&channels, "e1-1.e2-2", "&limit=7"),
+            "http://example.org:80/tidewire/v1/events?since=e1-1.e2-2&channel=a&channel=%C3%BC%26&limit=7"
+        );
+    }
+
+    #[test]
+    fn takes_ipv6_addresses() {
+        let endpoint = parsed("http://[::1]:8080");
+        assert_eq!(endpoint.host_and_port(), ("::1", 8080));
+        assert_eq!(endpoint.websocket(), "ws://[::1]:8080/v1/ws");
+    }
+
+    #[test]
+    fn says_what_is_wrong_with_a_url() {
+        for (url, part) in [
+            ("https://example.org", "this build speaks http only"),
+            ("wss://example.org", "this build speaks http only"),
+            ("localhost:8080", "must begin with http://"),
+            ("ftp://example.org", "must begin with http://"),
+            ("http://", "is no URL"),
+            ("http://user:word@example.org", "user name"),
+            ("http://example.org/?a=b", "no query"),
+            ("", "is no URL"),
+        ] {
+            let error = Endpoint::parse(url).expect_err(url);
+            assert!(error.contains(part), "{url}: {error}");
+        }
+    }
+}

@@ -1,0 +1,51 @@
+//! The command-line clients `tidewire pub` and `tidewire sub`.
+//! They speak only the wire of PROTOCOL.md and must not know the hub, the shards or their settings.
+
+mod arguments;
+mod backoff;
+mod cursor_file;
+mod endpoint;
+mod event;
+mod http;
+mod lines;
+mod position;
+mod publish;
+mod report;
+mod session;
+mod sse_parser;
+mod subscribe;
+mod transport;
+mod watcher;
+
+use std::process::ExitCode;
+
+pub use arguments::{Format, PublishArguments, SubscribeArguments, TransportName};
+
+/// Why a command ends without having done what it was asked to.
+#[derive(Debug)]
+enum Failure {
+    /// The command line asks for something that cannot be: exit code 2, as clap's own errors.
+    Usage(String),
+    /// The server refused, or could not be reached for long enough: exit code 1.
+    Failed(String),
+}
+
+/// Runs `tidewire pub`. Exit code 0: all published, 1: refused or failed, 2: wrong usage.
+pub fn publish(arguments: &PublishArguments) -> ExitCode {
+    exit_code(publish::run(arguments))
+}
+
+/// Runs `tidewire sub`. Exit code 0: ended as asked, 1: refused or failed, 2: wrong usage.
+pub fn subscribe(arguments: &SubscribeArguments) -> ExitCode {
+    exit_code(subscribe::run(arguments))
+}
+
+fn exit_code(outcome: Result<ExitCode, Failure>) -> ExitCode {
+    let (message, code) = match outcome {
+        Ok(code) => return code,
+        Err(Failure::Usage(message)) => (message, ExitCode::from(2)),
+        Err(Failure::Failed(message)) => (message, ExitCode::FAILURE),
+    };
+    report::error(&message);
+    code
+}
