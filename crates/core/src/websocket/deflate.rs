@@ -12,6 +12,8 @@ use super::frame::{OpCode, push_header};
 const TAIL: [u8; 4] = [0x00, 0x00, 0xff, 0xff];
 /// An empty message: an empty block, and the tail (RFC 7692 section 7.2.3.6).
 const EMPTY: [u8; 5] = [0x00, 0x00, 0x00, 0xff, 0xff];
+/// How often a message may end its stream and go on: each time costs more than its two bytes.
+const RESTARTS_MAX: usize = 64;
 /// How much output room the decompressor gets at a time.
 const STEP_BYTES: usize = 16 << 10;
 
@@ -114,6 +116,7 @@ impl Inflater {
 
     /// Inflates one piece of input. True if the stream said that it ends here.
     fn feed(&mut self, mut input: &[u8], bytes_max: usize, out: &mut Vec<u8>) -> Result<bool, Violation> {
+        let mut restarts = 0;
         loop {
             // One byte over the limit is room enough to notice.
             let room = (bytes_max + 1 - out.len()).min(STEP_BYTES);
@@ -126,7 +129,13 @@ impl Inflater {
             match status {
                 Status::StreamEnd if input.is_empty() => return Ok(true),
                 // A final block with more behind it: some compressors begin a new stream there.
-                Status::StreamEnd => self.decompress.reset(false),
+                Status::StreamEnd if restarts < RESTARTS_MAX => {
+                    restarts += 1;
+                    self.decompress.reset(false);
+                }
+                Status::StreamEnd => {
+                    return Err(Violation::data("the compressed data has too many final blocks"));
+                }
                 _ if out.len() - wrote == room => {} // more may be waiting for room
                 _ if input.is_empty() => return Ok(false),
                 _ if self.decompress.total_in() == read && out.len() == wrote => {

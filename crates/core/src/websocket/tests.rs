@@ -85,6 +85,7 @@ fn each_rule_has_its_code() {
             1007,
         ),
         ("text fails before its end", frame(0x01, b"\xed\xa0"), 1007),
+        ("too many final blocks", frame(0xc2, &[0x03, 0x00].repeat(100)), 1007),
         ("does not inflate", frame(0xc1, b"\xff\xff\xff"), 1007),
         ("inflates to what is not UTF-8", frame(0xc1, &compressed(&[0xff; 100])), 1007),
         ("close of one byte", frame(0x88, b"\x03"), 1002),
