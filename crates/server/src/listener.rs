@@ -17,7 +17,7 @@ const WAKE: Token = Token(1);
 /// How long to wait when the system has no more file descriptors or memory.
 const EXHAUSTED_PAUSE: Duration = Duration::from_millis(20);
 /// How many connections over the limit may be told so at a time. Further ones are just closed.
-const REFUSALS_MAX: usize = 256;
+pub(crate) const REFUSALS_MAX: usize = 256;
 
 /// The accepting thread.
 #[derive(Debug)]
@@ -91,7 +91,7 @@ impl Acceptor {
         let _ = socket.set_nodelay(true);
         let gauges = &self.shared.gauges;
         let open = gauges.connections.fetch_add(1, Ordering::Relaxed);
-        let limit = self.shared.settings.limits.connections;
+        let limit = gauges.connections_max;
         if open >= limit + REFUSALS_MAX {
             gauges.connections.fetch_sub(1, Ordering::Relaxed);
             gauges.refused.fetch_add(1, Ordering::Relaxed);

@@ -8,6 +8,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use anyhow::Context;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::clock::{Clock, wall_clock};
@@ -20,6 +21,8 @@ use crate::sources::host;
 
 /// How many connections may wait to be accepted; the system may allow less (`net.core.somaxconn`).
 const LISTEN_BACKLOG: i32 = 16_384;
+/// Descriptors that are not for connections: polls, the listener, files, and refusals under way.
+const DESCRIPTORS_RESERVED: usize = 64 + listener::REFUSALS_MAX;
 /// How often expired history is dropped.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -30,6 +33,8 @@ pub(crate) struct Gauges {
     /// Connections that are open or on their way to a shard.
     pub(crate) connections: AtomicUsize,
     pub(crate) refused: AtomicU64,
+    /// The most connections: `limits.connections`, or what the system's file descriptors allow.
+    pub(crate) connections_max: usize,
 }
 
 impl Gauges {
@@ -66,6 +71,7 @@ impl Server {
             shards: inboxes.iter().map(|_| Arc::default()).collect(),
             connections: AtomicUsize::new(0),
             refused: AtomicU64::new(0),
+            connections_max: settings.limits.connections.min(descriptors_for_connections()),
         });
         let shared = Arc::new(Shared {
             hub: Arc::clone(&hub),
@@ -125,6 +131,20 @@ fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
     socket.bind(&address.into())?;
     socket.listen(LISTEN_BACKLOG)?;
     Ok(socket.into())
+}
+
+/// Raises the limit on file descriptors as far as the system lets us, and says how many connections that
+/// is good for. Running out of descriptors would leave clients waiting without an answer.
+fn descriptors_for_connections() -> usize {
+    let mut limit = getrlimit(Resource::Nofile);
+    if limit.current != limit.maximum {
+        let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+        if setrlimit(Resource::Nofile, raised).is_ok() {
+            limit = raised;
+        }
+    }
+    let descriptors = limit.current.map_or(usize::MAX, |count| usize::try_from(count).unwrap_or(usize::MAX));
+    descriptors.saturating_sub(DESCRIPTORS_RESERVED).max(1)
 }
 
 /// Without one of its shards the server would look alive while half of its clients hang. It is better
