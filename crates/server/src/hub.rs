@@ -17,6 +17,9 @@ use crate::shard::{Inbox, Message};
 
 /// Lookups of different channels rarely meet on one lock.
 const STRIPES: usize = 64;
+/// In how many calls a sweep gets through all channels: at a call per second, what has expired may
+/// be there that many seconds longer, unless its channel is published to.
+pub(crate) const SWEEPS: usize = 8;
 
 /// All channels.
 #[derive(Debug)]
@@ -31,6 +34,7 @@ pub struct Hub {
     history_bytes: AtomicUsize,
     /// The stripe at which the next relief begins, so that it is not always the same channels' turn.
     relieved: AtomicUsize,
+    swept: AtomicUsize,
     /// No forgotten channel had a higher offset, so a channel that begins here repeats no id.
     floor: AtomicU64,
 }
@@ -86,6 +90,7 @@ impl Hub {
             channels: AtomicUsize::new(0),
             history_bytes: AtomicUsize::new(0),
             relieved: AtomicUsize::new(0),
+            swept: AtomicUsize::new(0),
             floor: AtomicU64::new(0),
         }
     }
@@ -213,12 +218,13 @@ impl Hub {
         }
     }
 
-    /// Drops expired history of all channels, and forgets channels that hold nothing. Locks one
-    /// stripe or channel at a time.
+    /// Drops expired history of some channels, and of all in [`SWEEPS`] calls; forgets channels that hold
+    /// nothing where there are many. Locks one stripe or channel at a time.
     pub fn sweep(&self, now: Timestamp) {
         // An empty channel is cheap, and while it is known, cursors into it stay exact.
         let crowded = self.channels.load(Ordering::Relaxed) > self.limits().channels / 2;
-        for stripe in &self.stripes {
+        let part = self.swept.fetch_add(1, Ordering::Relaxed) % SWEEPS;
+        for stripe in self.stripes.iter().skip(part).step_by(SWEEPS) {
             let channels: Vec<Arc<Channel>> = lock(stripe).values().cloned().collect();
             let mut empty = false;
             for channel in &channels {
@@ -449,7 +455,7 @@ mod tests {
         }
         let last = publish(&hub, "a", 1, 1).expect("an old channel");
         assert_eq!(publish(&hub, "e", 1, 1), Err(Code::HistoryFull));
-        hub.sweep(Timestamp(5000));
+        (0..SWEEPS).for_each(|_| hub.sweep(Timestamp(5000)));
         assert_eq!(hub.usage(), (0, 0));
         let next = publish(&hub, "a", 1, 5000).expect("made anew");
         assert!(next.epoch == last.epoch && next.offset > last.offset, "no id comes twice");
@@ -461,7 +467,7 @@ mod tests {
         let id = publish(&hub, "a", 1, 0).expect("room");
         publish(&hub, "b", 1, 0).expect("room");
         publish(&hub, "b", 1, 0).expect("room");
-        hub.sweep(Timestamp(5000));
+        (0..SWEEPS).for_each(|_| hub.sweep(Timestamp(5000)));
         let position = hub.find("a").expect("still known").locate(Start::After(id.offset)).position;
         assert!(!position.gap, "nothing was missed, so there is no gap");
     }

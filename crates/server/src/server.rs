@@ -23,7 +23,7 @@ use crate::sources::host;
 const LISTEN_BACKLOG: i32 = 16_384;
 /// Descriptors that are not for connections: polls, the listener, files, and refusals under way.
 const DESCRIPTORS_RESERVED: usize = 64 + listener::REFUSALS_MAX;
-/// How often expired history is dropped.
+/// How often a part of the expired history is dropped.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 
 /// What the threads count together.

@@ -66,6 +66,11 @@ impl Endpoint {
         self.route("http", &path)
     }
 
+    /// The path of a route, under the prefix.
+    pub(super) fn path(&self, path: &str) -> String {
+        format!("{}{path}", self.prefix)
+    }
+
     fn route(&self, scheme: &str, path: &str) -> String {
         format!("{scheme}://{}:{}{}{path}", self.host, self.port, self.prefix)
     }

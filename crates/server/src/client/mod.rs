@@ -3,6 +3,7 @@
 
 mod arguments;
 mod backoff;
+mod compare;
 mod cursor_file;
 mod endpoint;
 mod event;
@@ -20,6 +21,7 @@ mod watcher;
 use std::process::ExitCode;
 
 pub use arguments::{Format, PublishArguments, SubscribeArguments, TransportName};
+pub use compare::BenchArguments;
 
 /// Why a command ends without having done what it was asked to.
 #[derive(Debug)]
@@ -38,6 +40,11 @@ pub fn publish(arguments: &PublishArguments) -> ExitCode {
 /// Runs `tidewire sub`. Exit code 0: ended as asked, 1: refused or failed, 2: wrong usage.
 pub fn subscribe(arguments: &SubscribeArguments) -> ExitCode {
     exit_code(subscribe::run(arguments))
+}
+
+/// Runs `tidewire bench`. Exit code 0: measured, 1: nothing could be published, 2: wrong usage.
+pub fn bench(arguments: &BenchArguments) -> ExitCode {
+    exit_code(compare::run(arguments))
 }
 
 fn exit_code(outcome: Result<ExitCode, Failure>) -> ExitCode {
