@@ -6,12 +6,24 @@ use std::time::Duration;
 use anyhow::Result;
 use clap::Args;
 
-use super::CommonArgs;
-use super::load::{COLUMNS, Load, measure_with_baseline};
+use super::load::{COLUMNS, Load, measure, measure_with_baseline};
+use super::{CommonArgs, enter_ratio};
 use crate::fleet::Pace;
 use crate::layout::Layout;
-use crate::report::Report;
+use crate::report::{Column, Report};
 use crate::targets::Via;
+
+/// What matters of slow consumers: what the others feel, and what the server keeps for them.
+const SLOW_COLUMNS: [Column; 8] = [
+    Column::new("p50_ms", "p50 ms", 2),
+    Column::new("p99_ms", "p99 ms", 2),
+    Column::new("p99_ratio", "÷ all reading", 2),
+    Column::new("cpu_us", "CPU µs/delivery", 2),
+    Column::new("rss_growth_mib", "RSS growth MiB", 1),
+    Column::new("lost", "lost", 0),
+    Column::new("repeated", "repeated", 0),
+    Column::new("reordered", "reordered", 0),
+];
 
 /// The schedule.
 #[derive(Debug, Clone, Args)]
@@ -78,13 +90,13 @@ pub(crate) struct WideArgs {
 #[derive(Debug, Args)]
 pub(crate) struct SlowArgs {
     /// Subscribers of the one channel
-    #[arg(long, default_value_t = 2_000)]
+    #[arg(long, default_value_t = 1_000)]
     subscribers: u32,
     /// One subscriber in so many stops to read
     #[arg(long, default_value_t = 10)]
     stalled_every: u32,
     /// Events per second
-    #[arg(long, default_value_t = 50.0)]
+    #[arg(long, default_value_t = 100.0)]
     rate: f64,
     #[command(flatten)]
     schedule: ScheduleArgs,
@@ -172,16 +184,17 @@ impl SlowArgs {
         let subscribers = self.common.or_quick(self.subscribers, 200);
         let all = self.schedule.load(Layout::fan_out(subscribers), self.rate, &self.common);
         let some_stalled = Load { stalled_every: Some(self.stalled_every.max(2)), ..all.clone() };
-        let mut report = Report::new("slow consumers", COLUMNS, "p99_ms");
+        let mut report = Report::new("slow consumers", &SLOW_COLUMNS, "p99_ms");
         report.parameter("subscribers", subscribers);
         report.parameter("stalled", format!("1 in {}", self.stalled_every));
         report.parameter("events/s", self.rate);
         self.common.describe(&mut report);
         self.common.each_turn(|target, progress| {
-            for (name, load) in [("all reading", &all), ("some stalled", &some_stalled)] {
-                let sample = super::load::measure(target, load, &self.common.target, progress)?;
-                report.add(&format!("{target}, {name}"), None, &sample);
-            }
+            let base = measure(target, &all, &self.common.target, progress)?;
+            let mut sample = measure(target, &some_stalled, &self.common.target, progress)?;
+            enter_ratio(&mut sample, &base, "p99_ms", "p99_ratio");
+            report.add(&format!("{target}, all reading"), None, &base);
+            report.add(&format!("{target}, some stalled"), None, &sample);
             Ok(())
         })?;
         report.publish(&self.common.report)
