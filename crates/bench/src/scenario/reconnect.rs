@@ -111,7 +111,7 @@ impl ReconnectArgs {
         fleet.connect(progress)?;
         let events_per_s = 10_000.0;
         let duration = Duration::from_secs_f64(f64::from(self.missed) / events_per_s);
-        fleet.run(Pace::Schedule { events_per_s }, duration, progress)?;
+        fleet.run(Pace::Schedule { events_per_s, burst: 1 }, duration, progress)?;
         ensure!(fleet.publisher.acknowledged == u64::from(self.missed), "not all publishes were taken");
         Ok(position)
     }
@@ -126,7 +126,7 @@ impl ReconnectArgs {
         let mut fleet = Fleet::new(plan, &server)?;
         fleet.connect(progress)?;
         let before = cpu_time(pid)?;
-        fleet.run(Pace::Schedule { events_per_s: BARE_TURNS_PER_S }, BARE_FOR, progress)?;
+        fleet.run(Pace::Schedule { events_per_s: BARE_TURNS_PER_S, burst: 1 }, BARE_FOR, progress)?;
         let cpu = cpu_time(pid)?.since(before);
         let deliveries = fleet.tally().deliveries.max(1) as f64;
         Ok(Sample::from([
