@@ -60,35 +60,52 @@ impl Payload {
 }
 
 /// Finds stamps in messages. It first looks where the last one was, as envelopes seldom change length.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct StampFinder {
     last_at: usize,
+    marker: memmem::Finder<'static>,
+}
+
+impl Default for StampFinder {
+    fn default() -> StampFinder {
+        StampFinder { last_at: 0, marker: memmem::Finder::new(MARKER) }
+    }
 }
 
 impl StampFinder {
-    /// The next stamp in `message`, and where to go on looking.
+    /// The first stamp in `message`, and where to go on looking.
     #[inline]
     pub(crate) fn find(&mut self, message: &[u8]) -> Option<(Stamp, usize)> {
         let at = match message.get(self.last_at..self.last_at + MARKER.len()) {
             Some(found) if found == MARKER => self.last_at,
-            _ => memmem::find(message, MARKER)?,
+            _ => self.marker.find(message)?,
         };
         self.last_at = at;
-        let field = message.get(at + MARKER.len()..at + STAMP_BYTES)?;
-        let (channel, rest) = field.split_at(CHANNEL_DIGITS);
-        let (sequence, due) = rest[1..].split_at(SEQUENCE_DIGITS);
-        let stamp = Stamp {
-            channel: read_hex(channel) as u32,
-            sequence: read_hex(sequence) as u32,
-            due_ns: read_hex(&due[1..]),
-        };
-        Some((stamp, at + STAMP_BYTES))
+        read_stamp(message, at)
     }
 
-    /// The next stamp of a message of which the front was read already; it has no usual place.
-    pub(crate) fn find_more(&self, message: &[u8]) -> Option<(Stamp, usize)> {
-        StampFinder { last_at: usize::MAX - MARKER.len() }.find(message)
+    /// The next stamp in what is left of a message; it has no usual place.
+    #[inline]
+    pub(crate) fn find_more(&self, rest: &[u8]) -> Option<(Stamp, usize)> {
+        // Most messages end soon after their one stamp, too soon for another.
+        if rest.len() < STAMP_BYTES {
+            return None;
+        }
+        read_stamp(rest, self.marker.find(rest)?)
     }
+}
+
+#[inline]
+fn read_stamp(message: &[u8], at: usize) -> Option<(Stamp, usize)> {
+    let field = message.get(at + MARKER.len()..at + STAMP_BYTES)?;
+    let (channel, rest) = field.split_at(CHANNEL_DIGITS);
+    let (sequence, due) = rest[1..].split_at(SEQUENCE_DIGITS);
+    let stamp = Stamp {
+        channel: read_hex(channel) as u32,
+        sequence: read_hex(sequence) as u32,
+        due_ns: read_hex(&due[1..]),
+    };
+    Some((stamp, at + STAMP_BYTES))
 }
 
 /// Words rather than one letter, so that compression has about as much to do as with real events.

@@ -28,11 +28,20 @@ impl CpuTime {
 
 /// CPU time of a process and its descendants, all threads.
 pub(crate) fn cpu_time(root: u32) -> Result<CpuTime> {
+    sum_cpu_time(&tree(root))
+}
+
+/// CPU time of this process alone; what it started is what it measures.
+pub(crate) fn own_cpu_time() -> Result<CpuTime> {
+    sum_cpu_time(&[std::process::id()])
+}
+
+fn sum_cpu_time(pids: &[u32]) -> Result<CpuTime> {
     // The kernel reports in units of 1/100 s on every Linux port (USER_HZ).
     const TICKS_PER_SECOND: f64 = 100.0;
     let mut sum = CpuTime::default();
-    for pid in tree(root) {
-        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).context("the server is gone")?;
+    for pid in pids {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).context("the process is gone")?;
         let (user, system) = parse_stat(&stat).with_context(|| format!("/proc/{pid}/stat"))?;
         sum.user_s += user as f64 / TICKS_PER_SECOND;
         sum.system_s += system as f64 / TICKS_PER_SECOND;
@@ -44,7 +53,7 @@ pub(crate) fn cpu_time(root: u32) -> Result<CpuTime> {
 pub(crate) fn anonymous_bytes(root: u32) -> Result<u64> {
     let mut sum = 0;
     for pid in tree(root) {
-        let status = fs::read_to_string(format!("/proc/{pid}/status")).context("the server is gone")?;
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).context("the process is gone")?;
         sum += parse_rss_anon(&status).with_context(|| format!("no RssAnon in /proc/{pid}/status"))?;
     }
     Ok(sum)
@@ -95,7 +104,7 @@ mod tests {
     #[test]
     fn this_process_can_be_read() {
         let pid = std::process::id();
-        assert!(cpu_time(pid).is_ok());
+        assert!(cpu_time(pid).is_ok() && own_cpu_time().is_ok());
         assert!(anonymous_bytes(pid).is_ok_and(|bytes| bytes > 0));
     }
 }

@@ -34,8 +34,6 @@ const SCRATCH_BYTES: usize = 256 << 10;
 /// Connections being set up at once; few enough for any server's backlog.
 const CONNECTING_MAX: usize = 256;
 const CONNECT_WITHIN: Duration = Duration::from_secs(120);
-/// A stalled reader's receive buffer, small so that the server feels the stall.
-const STALLED_RECEIVE_BYTES: usize = 4096;
 
 /// What a fleet is made of.
 #[derive(Debug, Clone)]
@@ -132,10 +130,9 @@ impl<'a> Fleet<'a> {
 
     fn add_subscriber(&mut self) -> Result<()> {
         let index = self.subscribers.len();
-        let receive_bytes = self.is_stalled(index as u32).then_some(STALLED_RECEIVE_BYTES);
-        let pipe =
-            Pipe::connect(self.server.subscribe_address, self.poll.registry(), Token(index), receive_bytes)
-                .with_context(|| format!("subscriber {index}"))?;
+        let narrow = self.is_stalled(index as u32);
+        let pipe = Pipe::connect(self.server.subscribe_address, self.poll.registry(), Token(index), narrow)
+            .with_context(|| format!("subscriber {index}"))?;
         self.subscribers.push(Subscriber::new(pipe));
         Ok(())
     }

@@ -12,6 +12,9 @@ use socket2::SockRef;
 /// Largest message that is put together; larger ones are an error of the target.
 const CARRY_BYTES_MAX: usize = 4 << 20;
 
+const NARROW_RECEIVE_BYTES: usize = 4096;
+const NARROW_SEGMENT_BYTES: u32 = 536;
+
 pub(crate) struct Pipe {
     stream: TcpStream,
     carry: Vec<u8>,
@@ -30,12 +33,13 @@ pub(crate) struct Received {
 }
 
 impl Pipe {
-    /// Begins to connect. `receive_bytes` narrows the socket's receive buffer, for stalled readers.
+    /// Begins to connect. A `narrow` socket holds little, at this end and at the other: a stalled reader
+    /// would otherwise let megabytes pile up in the kernel before the server notices.
     pub(crate) fn connect(
         address: SocketAddr,
         registry: &Registry,
         token: Token,
-        receive_bytes: Option<usize>,
+        narrow: bool,
     ) -> Result<Pipe> {
         let socket =
             socket2::Socket::new(socket2::Domain::for_address(address), socket2::Type::STREAM, None)?;
@@ -43,8 +47,10 @@ impl Pipe {
         socket.set_tcp_nodelay(true)?;
         // Ends with a reset: thousands of connections in TIME_WAIT would use up the ports.
         socket.set_linger(Some(std::time::Duration::ZERO))?;
-        if let Some(bytes) = receive_bytes {
-            socket.set_recv_buffer_size(bytes)?;
+        if narrow {
+            socket.set_recv_buffer_size(NARROW_RECEIVE_BYTES)?;
+            // The other end sizes its send buffer by the segment size, which on loopback is 64 KiB.
+            socket.set_tcp_mss(NARROW_SEGMENT_BYTES)?;
         }
         match socket.connect(&address.into()) {
             Err(error) if error.raw_os_error() != Some(rustix::io::Errno::INPROGRESS.raw_os_error()) => {

@@ -62,7 +62,7 @@ impl Publisher {
     }
 
     pub(crate) fn add_line(&mut self, address: SocketAddr, registry: &Registry, token: Token) -> Result<()> {
-        let pipe = Pipe::connect(address, registry, token, None)?;
+        let pipe = Pipe::connect(address, registry, token, false)?;
         self.lines.push(Line { pipe, phase: Phase::Connecting, in_flight: VecDeque::new(), dirty: false });
         Ok(())
     }

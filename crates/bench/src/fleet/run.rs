@@ -22,8 +22,8 @@ const PUBLISHES_AT_ONCE: usize = 1024;
 /// When events are published.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Pace {
-    /// At fixed times, whatever the server does (open loop).
-    Schedule { events_per_s: f64 },
+    /// At fixed times, whatever the server does (open loop); so many events at each time.
+    Schedule { events_per_s: f64, burst: u32 },
     /// As fast as the window lets: so many publishes not acknowledged on each line, and subscribers
     /// behind by no more than so many events on average.
     Window { unacknowledged_max: usize, behind_max: u64 },
@@ -58,7 +58,7 @@ impl Fleet<'_> {
         let begin_ns = self.shared.clock.now_ns();
         let until_ns = begin_ns + duration.as_nanos() as u64;
         let events = match pace {
-            Pace::Schedule { events_per_s } => {
+            Pace::Schedule { events_per_s, .. } => {
                 (events_per_s * duration.as_secs_f64()).round().max(1.0) as u64
             }
             Pace::Window { .. } => u64::MAX,
@@ -133,7 +133,9 @@ impl Fleet<'_> {
     fn publish_due(&mut self, job: &Job) -> Result<()> {
         let now_ns = self.shared.clock.now_ns();
         match job.pace {
-            Pace::Schedule { events_per_s } => self.publish_scheduled(job, events_per_s, now_ns),
+            Pace::Schedule { events_per_s, burst } => {
+                self.publish_scheduled(job, events_per_s, burst, now_ns)
+            }
             Pace::Window { unacknowledged_max, behind_max } if now_ns < job.until_ns => {
                 self.publish_window(unacknowledged_max, behind_max, now_ns)
             }
@@ -141,11 +143,12 @@ impl Fleet<'_> {
         }
     }
 
-    fn publish_scheduled(&mut self, job: &Job, events_per_s: f64, now_ns: u64) -> Result<()> {
+    fn publish_scheduled(&mut self, job: &Job, events_per_s: f64, burst: u32, now_ns: u64) -> Result<()> {
+        let burst = u64::from(burst.max(1));
         let interval_ns = 1e9 / events_per_s;
         for _ in 0..PUBLISHES_AT_ONCE {
             let number = self.publisher.published - job.published_before;
-            let due_ns = job.begin_ns + (number as f64 * interval_ns) as u64;
+            let due_ns = job.begin_ns + ((number / burst * burst) as f64 * interval_ns) as u64;
             if number >= job.events || due_ns > now_ns {
                 break;
             }
@@ -191,8 +194,9 @@ impl Fleet<'_> {
 
     fn arm_timer(&self, pace: Pace) -> Result<()> {
         match pace {
-            Pace::Schedule { events_per_s } => {
-                self.set_timer(Duration::from_nanos(((1e9 / events_per_s) as u64).max(TICK_NS_MIN)))
+            Pace::Schedule { events_per_s, burst } => {
+                let interval_ns = (1e9 / events_per_s * f64::from(burst.max(1))) as u64;
+                self.set_timer(Duration::from_nanos(interval_ns.max(TICK_NS_MIN)))
             }
             Pace::Window { .. } => Ok(()),
         }

@@ -11,8 +11,8 @@ const LABEL_WIDTH: f64 = 240.0;
 const BAR_HEIGHT: f64 = 26.0;
 const TOP: f64 = 56.0;
 const PLOT_HEIGHT: f64 = 320.0;
-const COLORS: [&str; 8] =
-    ["#0b7285", "#868e96", "#e8590c", "#5c940d", "#862e9c", "#c92a2a", "#1864ab", "#e67700"];
+const COLORS: [&str; 7] = ["#0b7285", "#e8590c", "#5c940d", "#862e9c", "#c92a2a", "#1864ab", "#e67700"];
+const BASELINE_COLOR: &str = "#adb5bd";
 
 pub(super) fn render(report: &Report) -> String {
     if report.series.iter().any(|series| series.x.is_some()) { lines(report) } else { bars(report) }
@@ -20,6 +20,10 @@ pub(super) fn render(report: &Report) -> String {
 
 fn plotted(report: &Report, series: &Series) -> Option<Summary> {
     series.samples.get(report.plotted).and_then(|values| Summary::of(values))
+}
+
+fn is_baseline(label: &str) -> bool {
+    label.starts_with("baseline")
 }
 
 fn heading(report: &Report) -> &'static str {
@@ -46,7 +50,7 @@ fn bars(report: &Report) -> String {
         let middle = top + BAR_HEIGHT / 2.0 - 2.0;
         let [low, median, high] =
             [summary.low, summary.median, summary.high].map(|value| LABEL_WIDTH + value * scale);
-        let color = COLORS[usize::from(series.label.starts_with("baseline"))];
+        let color = if is_baseline(&series.label) { BASELINE_COLOR } else { COLORS[0] };
         // Writing into a String cannot fail.
         let _ = writeln!(
             out,
@@ -88,7 +92,7 @@ fn lines(report: &Report) -> String {
     let mut out = open(report, TOP + PLOT_HEIGHT + 40.0);
     axes(&mut out, &points, place, y_high);
     for (number, label) in labels.iter().enumerate() {
-        let color = COLORS[number % COLORS.len()];
+        let color = if is_baseline(label) { BASELINE_COLOR } else { COLORS[number % COLORS.len()] };
         let own = points.iter().filter(|point| point.0 == *label);
         let path: Vec<String> =
             own.map(|point| place(point.1, point.2.median)).map(|(x, y)| format!("{x:.1} {y:.1}")).collect();

@@ -6,7 +6,7 @@ use clap::Args;
 use super::{CommonArgs, enter_ratio};
 use crate::fleet::{Fleet, FleetPlan};
 use crate::layout::Layout;
-use crate::procfs::cpu_time;
+use crate::procfs::{cpu_time, own_cpu_time};
 use crate::progress::Progress;
 use crate::report::{Column, Report, Sample};
 use crate::targets::{Target, Via};
@@ -69,10 +69,10 @@ pub(super) fn measure(
         lines: 0,
     };
     let mut fleet = Fleet::new(plan, &server)?;
-    let (before, own_before, begin_ns) = (cpu_time(pid)?, cpu_time(std::process::id())?, fleet.now_ns());
+    let (before, own_before, begin_ns) = (cpu_time(pid)?, own_cpu_time()?, fleet.now_ns());
     fleet.connect(progress).with_context(|| format!("measuring {target}"))?;
     let elapsed_s = (fleet.now_ns() - begin_ns) as f64 / 1e9;
-    let (cpu, own) = (cpu_time(pid)?.since(before), cpu_time(std::process::id())?.since(own_before));
+    let (cpu, own) = (cpu_time(pid)?.since(before), own_cpu_time()?.since(own_before));
     let each_us = |seconds: f64| seconds * 1e6 / f64::from(connections);
     Ok(Sample::from([
         ("cpu_us", each_us(cpu.total_s())),

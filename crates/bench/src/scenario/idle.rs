@@ -80,7 +80,7 @@ impl IdleArgs {
 
         let events_per_s = f64::from(layout.channel_count()).max(10.0);
         let duration = Duration::from_secs_f64(f64::from(layout.channel_count()) / events_per_s);
-        fleet.run(Pace::Schedule { events_per_s }, duration, progress)?;
+        fleet.run(Pace::Schedule { events_per_s, burst: 1 }, duration, progress)?;
         fleet.listen(settle)?;
         let after_event = anonymous_bytes(pid)? as f64;
         let mib = f64::from(1 << 20);

@@ -6,12 +6,27 @@ use std::time::Duration;
 use anyhow::Result;
 use clap::Args;
 
-use super::CommonArgs;
-use super::load::{COLUMNS, Load, measure_with_baseline};
+use super::load::{COLUMNS, Load, measure, measure_with_baseline};
+use super::{CommonArgs, enter_ratio};
 use crate::fleet::Pace;
 use crate::layout::Layout;
-use crate::report::Report;
+use crate::report::{Column, Report};
 use crate::targets::Via;
+
+/// What matters of slow consumers: what the others feel, and what the server keeps for them.
+const SLOW_COLUMNS: [Column; 8] = [
+    Column::new("p50_ms", "p50 ms", 2),
+    Column::new("p99_ms", "p99 ms", 2),
+    Column::new("p99_ratio", "÷ all reading", 2),
+    Column::new("cpu_us", "CPU µs/delivery", 2),
+    Column::new("rss_growth_mib", "RSS growth MiB", 1),
+    Column::new("lost", "lost", 0),
+    Column::new("repeated", "repeated", 0),
+    Column::new("reordered", "reordered", 0),
+];
+
+/// About what a stalled reader's socket takes at both ends before it takes no more.
+const STALL_BYTES: f64 = 262_144.0;
 
 /// The schedule.
 #[derive(Debug, Clone, Args)]
@@ -22,6 +37,9 @@ pub(super) struct ScheduleArgs {
     /// Seconds of the same load before measuring
     #[arg(long, value_name = "SECONDS", default_value_t = 2.0)]
     pub(super) warm_up: f64,
+    /// Events published at once, at so much longer intervals
+    #[arg(long, value_name = "EVENTS", default_value_t = 1)]
+    pub(super) burst: u32,
     /// How the publisher publishes
     #[arg(long, value_enum, default_value = "http")]
     pub(super) publish_via: Via,
@@ -66,9 +84,9 @@ pub(crate) struct WideArgs {
     /// Each holds channels of its own, rather than all the same
     #[arg(long)]
     own: bool,
-    /// Events per second over all channels
-    #[arg(long, default_value_t = 100.0)]
-    rate: f64,
+    /// Events per second over all channels (default: 100, or 10,000 with --own)
+    #[arg(long)]
+    rate: Option<f64>,
     #[command(flatten)]
     schedule: ScheduleArgs,
     #[command(flatten)]
@@ -78,13 +96,13 @@ pub(crate) struct WideArgs {
 #[derive(Debug, Args)]
 pub(crate) struct SlowArgs {
     /// Subscribers of the one channel
-    #[arg(long, default_value_t = 2_000)]
+    #[arg(long, default_value_t = 500)]
     subscribers: u32,
     /// One subscriber in so many stops to read
     #[arg(long, default_value_t = 10)]
     stalled_every: u32,
     /// Events per second
-    #[arg(long, default_value_t = 50.0)]
+    #[arg(long, default_value_t = 200.0)]
     rate: f64,
     #[command(flatten)]
     schedule: ScheduleArgs,
@@ -114,7 +132,7 @@ impl ScheduleArgs {
     pub(super) fn load(&self, layout: Layout, events_per_s: f64, common: &CommonArgs) -> Load {
         Load {
             layout,
-            pace: Pace::Schedule { events_per_s },
+            pace: Pace::Schedule { events_per_s, burst: self.burst },
             warm_up: Duration::from_secs_f64(common.or_quick(self.warm_up, 0.5)),
             duration: Duration::from_secs_f64(common.or_quick(self.duration, 1.5)),
             payload_bytes: common.size,
@@ -151,17 +169,18 @@ impl ManyChannelsArgs {
 
 impl WideArgs {
     pub(super) fn run(&self) -> Result<()> {
+        let rate = self.rate.unwrap_or(if self.own { 10_000.0 } else { 100.0 });
         let connections = self.common.or_quick(self.connections, 50);
         let make = if self.own { Layout::own } else { Layout::shared };
         let layout = make(connections, self.channels);
-        let load = self.schedule.load(layout, self.rate, &self.common);
+        let load = self.schedule.load(layout, rate, &self.common);
         let mut report = Report::new("wide sockets", COLUMNS, "cpu_us");
         report.parameter("connections", connections);
         report.parameter(
             "channels each",
             format!("{}{}", self.channels, if self.own { " of its own" } else { "" }),
         );
-        report.parameter("events/s", self.rate);
+        report.parameter("events/s", rate);
         compare(&self.common, report, |_| load.clone())
     }
 }
@@ -170,18 +189,22 @@ impl SlowArgs {
     /// Every target twice, with and without stalled subscribers: the difference is what counts.
     pub(super) fn run(&self) -> Result<()> {
         let subscribers = self.common.or_quick(self.subscribers, 200);
-        let all = self.schedule.load(Layout::fan_out(subscribers), self.rate, &self.common);
+        let mut all = self.schedule.load(Layout::fan_out(subscribers), self.rate, &self.common);
+        // The warm-up must fill the stalled sockets, or the measurement is over before they stall.
+        let fill_s = STALL_BYTES / self.common.size as f64 / self.rate;
+        all.warm_up = all.warm_up.max(Duration::from_secs_f64(fill_s));
         let some_stalled = Load { stalled_every: Some(self.stalled_every.max(2)), ..all.clone() };
-        let mut report = Report::new("slow consumers", COLUMNS, "p99_ms");
+        let mut report = Report::new("slow consumers", &SLOW_COLUMNS, "p99_ms");
         report.parameter("subscribers", subscribers);
         report.parameter("stalled", format!("1 in {}", self.stalled_every));
         report.parameter("events/s", self.rate);
         self.common.describe(&mut report);
         self.common.each_turn(|target, progress| {
-            for (name, load) in [("all reading", &all), ("some stalled", &some_stalled)] {
-                let sample = super::load::measure(target, load, &self.common.target, progress)?;
-                report.add(&format!("{target}, {name}"), None, &sample);
-            }
+            let base = measure(target, &all, &self.common.target, progress)?;
+            let mut sample = measure(target, &some_stalled, &self.common.target, progress)?;
+            enter_ratio(&mut sample, &base, "p99_ms", "p99_ratio");
+            report.add(&format!("{target}, all reading"), None, &base);
+            report.add(&format!("{target}, some stalled"), None, &sample);
             Ok(())
         })?;
         report.publish(&self.common.report)
@@ -191,7 +214,8 @@ impl SlowArgs {
 impl RoundtripArgs {
     pub(super) fn run(&self) -> Result<()> {
         let clients = self.common.or_quick(self.clients, 50);
-        let schedule = ScheduleArgs { duration: self.duration, warm_up: self.warm_up, publish_via: Via::Ws };
+        let schedule =
+            ScheduleArgs { duration: self.duration, warm_up: self.warm_up, burst: 1, publish_via: Via::Ws };
         let load = schedule.load(Layout::own(clients, 1), self.rate, &self.common);
         let mut report = Report::new("round trip", COLUMNS, "p50_ms");
         report.parameter("clients", clients);
@@ -203,6 +227,9 @@ impl RoundtripArgs {
 
 /// Rounds over all targets, each followed by the baseline with frames of the same size.
 fn compare(common: &CommonArgs, mut report: Report, load: impl Fn(bool) -> Load) -> Result<()> {
+    if let Pace::Schedule { burst: burst @ 2.., .. } = load(false).pace {
+        report.parameter("burst", burst);
+    }
     common.describe(&mut report);
     common.each_turn(|target, progress| {
         let load = load(*target == crate::targets::Target::BASELINE);

@@ -7,14 +7,28 @@ use anyhow::Result;
 use clap::Args;
 
 use super::CommonArgs;
-use super::load::{COLUMNS, Load, measure_with_baseline};
+use super::load::{Load, measure_with_baseline};
 use crate::fleet::Pace;
 use crate::layout::Layout;
-use crate::report::Report;
+use crate::report::{Column, Report};
 use crate::targets::{Target, Via};
 
 /// One latency in so many, as a flood has no use for more.
 const SAMPLE_EVERY: u32 = 64;
+
+const COLUMNS: &[Column] = &[
+    Column::new("deliveries_per_s", "deliveries/s", 0),
+    Column::new("rate_ratio", "÷ baseline", 2),
+    Column::new("cpu_us", "CPU µs/delivery", 3),
+    Column::new("cpu_ratio", "÷ baseline", 3),
+    Column::new("deliveries", "deliveries", 0),
+    Column::new("lost", "lost", 0),
+    Column::new("repeated", "repeated", 0),
+    Column::new("reordered", "reordered", 0),
+    Column::new("closed", "closed", 0),
+    Column::new("rss_growth_mib", "RSS growth MiB", 1),
+    Column::new("generator_cpu", "generator CPU %", 0),
+];
 
 #[derive(Debug, Args)]
 pub(crate) struct SaturationArgs {
