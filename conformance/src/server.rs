@@ -144,7 +144,6 @@ pub fn wait_until(what: &str, within: Duration, mut holds: impl FnMut() -> bool)
 }
 
 /// A short rest between two looks at a condition; never a substitute for one.
-#[expect(clippy::disallowed_methods, reason = "the one place that sleeps: between two looks at a condition")]
 pub fn pause() {
     std::thread::sleep(Duration::from_millis(5));
 }

@@ -15,7 +15,7 @@ pub fn fill(text: &str, values: &HashMap<String, String>) -> Result<String> {
     while let Some(open) = rest.find('{') {
         let (before, from) = rest.split_at(open);
         out.push_str(before);
-        let word = from[1..].split_once('}').map(|(word, _)| word);
+        let word = from[1..].split_once('}').map(|(word, _)| word).filter(|word| !word.contains('{'));
         match word.map(|word| (word, meaning(word))) {
             Some((word, Meaning::Name)) => {
                 let value = values.get(word).ok_or(format!("nothing is saved as {{{word}}}"))?;
@@ -87,6 +87,7 @@ mod tests {
         let filled = fill("/v1?since={e1}9{&c=#*2}", &values);
         assert_eq!(filled.as_deref(), Ok("/v1?since=x-79&c=1&c=2"));
         assert_eq!(fill(r#"{"a":"{e1}"}{}"#, &values).as_deref(), Ok(r#"{"a":"x-7"}{}"#));
+        assert_eq!(fill(r#"{"a":"{x*3}"}"#, &values).as_deref(), Ok(r#"{"a":"xxx"}"#));
         assert!(fill("{e2}", &values).is_err());
         assert_eq!(names(&["e9..e11".into(), "x".into()]).expect("right"), ["e9", "e10", "e11", "x"]);
     }

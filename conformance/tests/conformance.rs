@@ -2,6 +2,7 @@
 //! or, with `TIDEWIRE_URL`, on one that runs already. An argument picks cases by a part of their name.
 
 use std::path::Path;
+use std::process::ExitCode;
 use std::sync::Arc;
 
 use libtest_mimic::{Arguments, Failed, Trial};
@@ -10,12 +11,15 @@ use tidewire_conformance::client::SPOILS;
 use tidewire_conformance::runner;
 use tidewire_conformance::server::{Server, Servers};
 
-fn main() {
+fn main() -> ExitCode {
     let arguments = Arguments::from_args();
-    let cases = case::load(&Path::new(env!("CARGO_MANIFEST_DIR")).join("cases")).unwrap_or_else(|error| {
-        eprintln!("{error}");
-        std::process::exit(2)
-    });
+    let cases = match case::load(&Path::new(env!("CARGO_MANIFEST_DIR")).join("cases")) {
+        Ok(cases) => cases,
+        Err(error) => {
+            eprintln!("{error}");
+            return ExitCode::FAILURE;
+        }
+    };
     let servers = Arc::new(Servers::default());
     let outside = Server::from_environment().is_some();
     let mut trials = Vec::new();
@@ -29,10 +33,7 @@ fn main() {
             }
         }
     }
-    let conclusion = libtest_mimic::run(&arguments, trials);
-    // Before the exit, which drops nothing: the servers must stop.
-    drop(servers);
-    conclusion.exit();
+    libtest_mimic::run(&arguments, trials).exit_code()
 }
 
 /// With a fault in between, the case must fail: what cannot fail checks nothing.

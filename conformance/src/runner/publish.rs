@@ -33,6 +33,10 @@ impl Run<'_> {
     }
 
     fn publish_one(&mut self, step: &Publish) -> Result<()> {
+        let filled = |text: &Option<String>| text.as_ref().map(|text| self.fill(text)).transpose();
+        let (event, key, idempotency) =
+            (filled(&step.event)?, filled(&step.key)?, filled(&step.idempotency)?);
+        let step = &Publish { event, key, idempotency, ..step.clone() };
         let channel = self.channel(step.channel.as_ref().unwrap_or(&self.case.channels[0]))?;
         let (kind, body) = self.data(step)?;
         let said = match step.via.as_deref().unwrap_or("http") {
@@ -203,7 +207,10 @@ fn carried(step: &Publish) -> Option<String> {
 pub(super) fn bytes_of(hex: &str) -> Result<Vec<u8>> {
     let digits: Vec<u8> = hex.bytes().filter(|byte| !byte.is_ascii_whitespace()).collect();
     let pair = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok();
-    digits.chunks(2).map(|two| pair(two).ok_or(format!("{hex:?} is not hexadecimal"))).collect()
+    digits
+        .chunks(2)
+        .map(|two| pair(two).ok_or_else(|| format!("{:?} is not hexadecimal", crate::event::shorten(hex))))
+        .collect()
 }
 
 fn text(value: &Value) -> String {
