@@ -6,6 +6,7 @@
 
 pub mod case;
 pub mod client;
+pub mod crowd;
 pub mod event;
 pub mod http;
 pub mod pattern;
