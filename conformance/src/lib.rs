@@ -1,1 +1,20 @@
-//! Conformance runner.
+//! Conformance cases as data: what is published, how a client connects, what it must see.
+//! Speaks to a server only over the wire, through public client libraries; knows nothing of its insides.
+//!
+//! A case is a table in a file of `cases/`; see [`case`] for its words. [`runner`] plays it over each
+//! transport that it names, and [`client`] has one implementation of [`client::Client`] per transport.
+
+pub mod case;
+pub mod client;
+pub mod crowd;
+pub mod event;
+pub mod http;
+pub mod pattern;
+pub mod random;
+pub mod runner;
+pub mod server;
+pub mod sse;
+pub mod words;
+
+/// What can go wrong while a case runs: a sentence that says what was expected and what came.
+pub type Result<T> = std::result::Result<T, String>;

@@ -1,0 +1,51 @@
+//! Fixing a cursor and reading history must have no race with live events: 2,000 subscribers join with random
+//! earlier ids, are cut off and resume over other transports, all while one publisher publishes at full speed.
+
+use std::time::{Duration, Instant};
+
+use tidewire_conformance::crowd::{Crowd, Ids, Over, Publisher};
+use tidewire_conformance::random::Random;
+use tidewire_conformance::server::Server;
+
+const MEMBERS: usize = 2_000;
+/// Before the first member, for each 40 members that join, and at the end.
+const EVENTS: (usize, usize, usize) = (200, 20, 300);
+
+#[test]
+fn every_subscriber_sees_each_event_after_its_own_once_and_in_order() -> Result<(), String> {
+    rlimit::increase_nofile_limit(20_000).map_err(|error| error.to_string())?;
+    let mut random = Random::from_environment("concurrency");
+    let begun = Instant::now();
+    let server = Server::start("")?;
+    let ids = Ids::default();
+    let mut publisher = Publisher::start(&server.url, "crowd", 0, &ids)?;
+    let mut crowd = Crowd::new(server.authority(), "crowd", ids.clone())?;
+    let mut allowed = EVENTS.0;
+    publisher.allow(allowed);
+    publisher.wait(Duration::from_secs(10))?;
+    while crowd.size() < MEMBERS {
+        if crowd.size().is_multiple_of(40) {
+            allowed += EVENTS.1;
+            publisher.allow(allowed);
+            crowd.turn(Duration::ZERO)?;
+        }
+        // Any earlier event; the latest of all more often, as that is where history meets what is live.
+        let published = ids.count();
+        let seen = if random.below(2) == 0 { published } else { random.below(published + 1) };
+        crowd.join(Over::any(&mut random), seen)?;
+    }
+    for _ in 0..3 {
+        allowed += EVENTS.2 / 3;
+        publisher.allow(allowed);
+        crowd.move_some(4, &mut random)?;
+        crowd.turn(Duration::ZERO)?;
+    }
+    // Reading goes on while the last events are published: nobody may be lost to a full socket.
+    while ids.count() < allowed && !publisher.failed() {
+        crowd.turn(Duration::from_millis(5))?;
+    }
+    publisher.wait(Duration::from_secs(10))?;
+    crowd.catch_up(Duration::from_secs(20))?;
+    println!("{} members, {allowed} events, {:?}", crowd.size(), begun.elapsed());
+    publisher.finish()
+}
