@@ -102,7 +102,10 @@ fn publish(
                 Some(Message::Text(reply)) => ids.push(event_id(&reply)?),
                 Some(Message::Ping(_)) => {}
                 other => {
-                    return Err(format!("expected event {} to be published, got {other:?}", acknowledged + 1));
+                    return Err(format!(
+                        "expected event {} to be published, got {other:?}",
+                        acknowledged + 1
+                    ));
                 }
             }
         } else {

@@ -173,7 +173,8 @@ fn check_data(kind: Kind, data: &[u8]) -> Result<(), Problem> {
     }
     let Ok(text) = simdutf8::basic::from_utf8(data) else {
         let detail = "the data is not UTF-8; send bytes as application/octet-stream";
-        return Err(Problem::new(Code::InvalidUtf8, detail));
+        let code = if kind == Kind::Json { Code::InvalidJson } else { Code::InvalidUtf8 };
+        return Err(Problem::new(code, detail));
     };
     if kind == Kind::Json {
         serde_json::from_str::<&serde_json::value::RawValue>(text)
@@ -301,7 +302,7 @@ mod tests {
     fn data_must_be_what_it_is_declared_to_be() {
         assert_eq!(declared("application/json", b"{"), Err(Code::InvalidJson));
         assert_eq!(declared("application/json", b""), Err(Code::InvalidJson));
-        assert_eq!(declared("application/json", b"\"\xff\""), Err(Code::InvalidUtf8));
+        assert_eq!(declared("application/json", b"\"\xff\""), Err(Code::InvalidJson));
         assert_eq!(declared("text/plain", b"\xc3"), Err(Code::InvalidUtf8));
         assert_eq!(declared("text/plain; charset=latin1", b"x"), Err(Code::UnsupportedMediaType));
         for broken in ["json", "a/b/c", "/json", "text/", "text/pl\u{e4}in"] {

@@ -19,7 +19,7 @@ use crate::shard::{Inbox, Message};
 const STRIPES: usize = 64;
 /// In how many calls a sweep gets through all channels: at a call per second, what has expired may
 /// be there that many seconds longer, unless its channel is published to.
-pub(crate) const SWEEPS: usize = 8;
+pub(crate) const SWEEPS: usize = 4;
 
 /// All channels.
 #[derive(Debug)]

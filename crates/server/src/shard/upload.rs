@@ -1,7 +1,7 @@
 //! Publishing over HTTP: the body as it arrives, then the event. Must not know other routes.
 
 use bytes::Bytes;
-use tidewire_core::http1::{BodyDecoder, BodyLength, Request};
+use tidewire_core::http1::{BodyDecoder, BodyLength, Query, Request};
 use tidewire_core::wire::poll;
 use tidewire_core::{ChannelName, Event, NewEvent, Payload, Problem};
 
@@ -68,6 +68,7 @@ impl Shard {
         channel: ChannelName,
         rest: &mut &[u8],
     ) -> Result<(), Problem> {
+        Query::parse(request.query, &[])?;
         let publish = HttpPublish::parse(request, exchange, channel)?;
         let expected = match request.body {
             BodyLength::Known(bytes) => bytes as usize,
