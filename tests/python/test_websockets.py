@@ -1,28 +1,11 @@
 """Python's `websockets`, a client that we did not write, against the server."""
 
 import json
-import os
-import pathlib
-import subprocess
 import urllib.request
 
 import pytest
 from websockets.exceptions import ConnectionClosedError, InvalidStatus
 from websockets.sync.client import connect
-
-ROOT = pathlib.Path(__file__).resolve().parents[2]
-BINARY = os.environ.get("TIDEWIRE_BIN", ROOT / "target/debug/tidewire")
-
-
-@pytest.fixture(scope="module")
-def address():
-    command = [BINARY, "serve", "--listen", "127.0.0.1:0", "--memory", "--no-demo"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        line = process.stdout.readline()
-        assert line.startswith("listening on http://"), line
-        yield line.split("//")[1].strip()
-        process.terminate()
-        assert process.wait(10) == 0
 
 
 def receive(socket):

@@ -41,6 +41,8 @@ pub struct Payload {
 }
 
 impl Payload {
+    /// How deep JSON may be nested; the default of widespread parsers.
+    pub const JSON_DEPTH_MAX: usize = 128;
     /// The longest content type, in bytes.
     pub const CONTENT_TYPE_BYTES_MAX: usize = 128;
 
@@ -82,8 +84,16 @@ impl Payload {
     }
 
     /// Data that its source already has parsed as JSON.
-    pub fn json(value: &serde_json::value::RawValue) -> Self {
-        Self { kind: Kind::Json, content_type: None, data: Bytes::copy_from_slice(value.get().as_bytes()) }
+    ///
+    /// # Errors
+    /// `invalid_json` if it is nested too deep.
+    pub fn json(value: &serde_json::value::RawValue) -> Result<Self, Problem> {
+        check_depth(value.get())?;
+        Ok(Self {
+            kind: Kind::Json,
+            content_type: None,
+            data: Bytes::copy_from_slice(value.get().as_bytes()),
+        })
     }
 
     /// Bytes of no particular type.
@@ -179,6 +189,27 @@ fn check_data(kind: Kind, data: &[u8]) -> Result<(), Problem> {
     if kind == Kind::Json {
         serde_json::from_str::<&serde_json::value::RawValue>(text)
             .map_err(|error| Problem::new(Code::InvalidJson, format!("the data is not JSON: {error}")))?;
+        check_depth(text)?;
+    }
+    Ok(())
+}
+
+/// Many parsers recurse: what is nested too deep would be passed on only to break the subscribers.
+fn check_depth(json: &str) -> Result<(), Problem> {
+    let (mut depth, mut in_string, mut escaped) = (0_usize, false, false);
+    for byte in json.bytes() {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' => escaped = in_string,
+            b'"' => in_string = !in_string,
+            b'[' | b'{' if !in_string => depth += 1,
+            b']' | b'}' if !in_string => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        if depth > Payload::JSON_DEPTH_MAX {
+            let detail = "the data is nested deeper than 128 levels; flatten it, or send it as text";
+            return Err(Problem::new(Code::InvalidJson, detail));
+        }
     }
     Ok(())
 }
@@ -305,6 +336,10 @@ mod tests {
         assert_eq!(declared("application/json", b"\"\xff\""), Err(Code::InvalidJson));
         assert_eq!(declared("text/plain", b"\xc3"), Err(Code::InvalidUtf8));
         assert_eq!(declared("text/plain; charset=latin1", b"x"), Err(Code::UnsupportedMediaType));
+        let nested = |depth: usize| Bytes::from("[".repeat(depth) + "\"[\\\"[\"" + &"]".repeat(depth));
+        assert!(Payload::declared(Some("application/json"), nested(128)).is_ok());
+        assert!(Payload::declared(Some("application/json"), nested(129)).is_err());
+        assert_eq!(Payload::sniffed(nested(129)).kind(), Kind::Text);
         for broken in ["json", "a/b/c", "/json", "text/", "text/pl\u{e4}in"] {
             assert_eq!(declared(broken, b"x"), Err(Code::InvalidParameter), "{broken}");
         }

@@ -212,7 +212,7 @@ impl Shard {
         message_id: MessageId<'_>,
     ) -> Result<(), Problem> {
         let payload = match &publish.data {
-            PublishData::Json(json) => Payload::json(json),
+            PublishData::Json(json) => Payload::json(json)?,
             PublishData::Base64(text, content_type) => {
                 let bytes = STANDARD.decode(text.as_bytes()).map_err(|_| {
                     Problem::new(Code::InvalidMessage, "data_base64 is not base64 with padding")
