@@ -14,6 +14,7 @@ pub mod random;
 pub mod runner;
 pub mod server;
 pub mod sse;
+pub mod wire;
 pub mod words;
 
 /// What can go wrong while a case runs: a sentence that says what was expected and what came.

@@ -2,9 +2,8 @@
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::time::{Duration, Instant};
 
-use socket2::{Domain, Socket, Type};
+use socket2::{Domain, SockRef, Socket, Type};
 
 use super::Ids;
 use crate::Result;
@@ -106,6 +105,14 @@ impl Member {
         &mut self.stream
     }
 
+    /// Undoes the narrowness of [`Member::connect_narrow`].
+    ///
+    /// # Errors
+    /// When the system does not let it.
+    pub fn widen(&self) -> Result<()> {
+        SockRef::from(&self.stream).set_recv_buffer_size(1 << 20).map_err(|error| error.to_string())
+    }
+
     /// Whether the server has let it in.
     pub fn is_subscribed(&self) -> bool {
         self.stage == Stage::Stream
@@ -130,24 +137,6 @@ impl Member {
             }
         }
         Ok(())
-    }
-
-    /// Reads until the connection ends.
-    ///
-    /// # Errors
-    /// When it does not in time.
-    pub fn read_to_end(&mut self, channel: &str, ids: &Ids, within: Duration) -> Result<End> {
-        let deadline = Instant::now() + within;
-        loop {
-            self.read(channel, ids)?;
-            match &self.end {
-                Some(end) => return Ok(end.clone()),
-                None if Instant::now() > deadline => {
-                    return Err(format!("{self:?} was not closed in {within:?}"));
-                }
-                None => crate::server::pause(),
-            }
-        }
     }
 
     fn understand(&mut self, channel: &str, ids: &Ids) -> Result<()> {
@@ -274,5 +263,5 @@ fn masked(payload: &[u8]) -> Vec<u8> {
 }
 
 fn find(bytes: &[u8], mark: &[u8]) -> Option<usize> {
-    bytes.windows(mark.len()).position(|window| window == mark)
+    memchr::memmem::find(bytes, mark)
 }

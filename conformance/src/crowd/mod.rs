@@ -32,11 +32,17 @@ impl Ids {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).len()
     }
 
-    /// What `since` stands right after event `n`.
+    /// What `since` stands right after event `n`. A subscriber may see an event before its publisher hears that
+    /// it was taken, so this may have to wait for the id.
     pub fn since(&self, n: usize) -> String {
-        match n {
-            0 => "earliest".to_owned(),
-            n => self.0.lock().unwrap_or_else(PoisonError::into_inner)[n - 1].clone(),
+        if n == 0 {
+            return "earliest".to_owned();
+        }
+        loop {
+            if let Some(id) = self.0.lock().unwrap_or_else(PoisonError::into_inner).get(n - 1) {
+                return id.clone();
+            }
+            crate::server::pause();
         }
     }
 }
