@@ -431,3 +431,17 @@ def test_mutated_requests(server):
             if not data:
                 break
         throw(server, bytes(data), rng)
+
+
+def test_what_a_broken_connection_was_owed_goes_to_nobody_else(server):
+    """Found by random frames: replies to a client that was gone came before the next client's handshake."""
+    reset = struct.pack("ii", 1, 0)
+    for _ in range(200):
+        leaving = websocket(server)
+        leaving.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, reset)
+        leaving.sendall(frame(0x81, b"{") * 3)
+        leaving.close()
+        connection = connect(server)
+        connection.sendall(f"GET /healthz HTTP/1.1\r\n{HOST}\r\n".encode())
+        assert connection.recv(4096).startswith(b"HTTP/1.1 200 OK\r\n")
+        connection.close()

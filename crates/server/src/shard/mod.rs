@@ -207,6 +207,7 @@ impl Shard {
             answer::unavailable(&mut self.out);
             self.finish_turn(id as u32);
             self.start_closing(id as u32, Bytes::new());
+            self.discard_output();
         }
     }
 
@@ -303,6 +304,9 @@ impl Shard {
     fn stop(&mut self) {
         self.stopping = true;
         let ids: Vec<u32> = self.connections.iter().map(|(id, _)| id as u32).collect();
-        ids.into_iter().for_each(|id| self.say_goodbye(id));
+        for id in ids {
+            self.say_goodbye(id);
+            self.discard_output();
+        }
     }
 }

@@ -23,6 +23,7 @@ impl Shard {
             if connection.timer_tick == Some(entry.tick) {
                 connection.timer_tick = None;
                 self.handle_timer(entry.connection);
+                self.discard_output();
             }
         }
     }

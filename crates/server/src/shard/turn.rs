@@ -14,6 +14,19 @@ const OUT_BYTES: usize = 256 << 10;
 
 impl Shard {
     pub(super) fn turn(&mut self, id: u32) {
+        self.act_and_answer(id);
+        self.discard_output();
+    }
+
+    /// Whatever a connection leaves in the shared output when it breaks in the middle of its turn must
+    /// not be the beginning of somebody else's.
+    pub(super) fn discard_output(&mut self) {
+        self.out.clear();
+        self.marks.clear();
+    }
+
+    fn act_and_answer(&mut self, id: u32) {
+        debug_assert!(self.out.is_empty() && self.marks.is_empty());
         let connection = &mut self.connections[id as usize];
         if !connection.write_pending() {
             return self.close(id);
@@ -40,11 +53,10 @@ impl Shard {
         if let Protocol::LongPoll(_) = connection.protocol {
             self.try_answer_long_poll(id);
         }
-        if !self.connections.contains(id as usize) {
-            return self.out.clear();
+        if self.connections.contains(id as usize) {
+            self.finish_turn(id);
+            self.end_turn(id);
         }
-        self.finish_turn(id);
-        self.end_turn(id);
     }
 
     /// Looks again at what earlier turns left unread, now that the output has gone.
