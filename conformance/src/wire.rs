@@ -150,7 +150,8 @@ pub fn check_healthy(server: &Server) -> Result<()> {
     let health = ask("GET", "/healthz", None)?;
     let published = ask("POST", "/v1/channels/healthy/events", Some(text.as_bytes()))?;
     let state = ask("GET", "/v1/channels/healthy", None)?;
-    let same = state.json()?["state"]["data"].to_string() == text;
+    let shown = state.json()?["state"]["data"].to_string();
+    let same = shown == text;
     if health.status != 200 || published.status != 201 || !same {
         return Err(unwell(format!("{} {} {}", health.text(), published.text(), state.text())));
     }
