@@ -140,3 +140,24 @@ fn spoiled_messages_are_answered_each() -> Outcome {
     }
     check_healthy(&server)
 }
+
+/// The reply to the last message of a connection that has ended was once sent to the next connection.
+#[test]
+fn what_is_meant_for_one_connection_never_reaches_another() -> Outcome {
+    let server = Server::start("shards = 1\n")?;
+    for number in 0..50 {
+        let mut leaving = Wire::connect(&server)?;
+        leaving.send(HANDSHAKE);
+        leaving.answer()?;
+        leaving.send([0x81, 0x82, 0, 0, 0, 0, b'{', b'}']);
+        leaving.finish_sending();
+        let mut other = Wire::connect(&server)?;
+        other.send("GET /healthz HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
+        let got = other.end(Duration::from_secs(5))?;
+        if !got.starts_with(b"HTTP/1.1 200 OK\r\n") {
+            return Err(format!("connection {number} got {:?}", String::from_utf8_lossy(&got)));
+        }
+        leaving.end(Duration::from_secs(5))?;
+    }
+    check_healthy(&server)
+}
