@@ -14,6 +14,8 @@ import zlib
 
 import pytest
 
+from conftest import Server
+
 CONFIG = """
 [limits]
 head_timeout_ms = 700
@@ -445,3 +447,25 @@ def test_what_a_broken_connection_was_owed_goes_to_nobody_else(server):
         connection.sendall(f"GET /healthz HTTP/1.1\r\n{HOST}\r\n".encode())
         assert connection.recv(4096).startswith(b"HTTP/1.1 200 OK\r\n")
         connection.close()
+
+
+def test_a_held_poll_that_was_overtaken_is_told_at_once(tmp_path):
+    """Found by racing clients: a poll held alone whose position was dropped waited out its time in silence."""
+    own = Server(tmp_path, "[history]\nevents = 3\n")
+    try:
+        path = "/v1/channels/h/events"
+        body = b"Content-Type: text/plain\r\nContent-Length: 1\r\n"
+        with connect(own) as held, connect(own) as publisher:
+            # An unusual limit is held alone, so it is looked at after the whole burst.
+            held.sendall(f"GET {path}?wait=20&limit=7 HTTP/1.1\r\n{HOST}Connection: close\r\n\r\n".encode())
+            while b'long_poll"} 1' not in exchange(own, get("/metrics")):
+                pass
+            publisher.sendall(b"".join(post(body.decode(), b"x", path) for _ in range(50)))
+            started = time.monotonic()
+            answer = json.loads(read_to_end(held).partition(b"\r\n\r\n")[2])
+            assert time.monotonic() - started < 5
+            assert answer["gap"] or answer["events"], answer
+            if answer["gap"]:
+                assert answer["gap"]["channel"] == "h" and answer["gap"]["requested"]
+    finally:
+        own.stop()

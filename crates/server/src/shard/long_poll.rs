@@ -47,6 +47,7 @@ struct Answer {
     body: Vec<u8>,
     etag: String,
     has_events: bool,
+    has_gap: bool,
     more: bool,
 }
 
@@ -85,7 +86,13 @@ impl Reply {
     ) -> Answer {
         let cursor = joined_cursor(to);
         let page = Page { channels, several: self.several, events, cursor: &cursor, more, gap };
-        Answer { body: page.to_json(), etag: etag(from, to, more, gap), has_events: !events.is_empty(), more }
+        Answer {
+            body: page.to_json(),
+            etag: etag(from, to, more, gap),
+            has_events: !events.is_empty(),
+            has_gap: gap.is_some(),
+            more,
+        }
     }
 
     fn push(&self, out: &mut Vec<u8>, answer: &Answer) {
@@ -140,7 +147,7 @@ impl Shard {
         let from: Vec<EventId> = found.readers.iter().map(|reader| reader.position).collect();
         let answer = self.read_answer(found.readers, &read, &reply, gap.as_deref());
         let same = if_none_match.as_deref().is_some_and(|header| matches_etag(header, &answer.etag));
-        let tells = (answer.has_events || gap.is_some()) && !same;
+        let tells = (answer.has_events || answer.has_gap) && !same;
         let wait_ms =
             read.wait_ms.filter(|ms| *ms > 0 && !tells && !reply.exchange.head_only && !self.stopping);
         if let Some(wait_ms) = wait_ms {
@@ -222,7 +229,7 @@ impl Shard {
         if let Some((reply, answer)) = self.held_answer(id) {
             let Protocol::LongPoll(poll) = &self.connections[id as usize].protocol else { return };
             let same = poll.if_none_match.as_deref().is_some_and(|header| matches_etag(header, &answer.etag));
-            if answer.has_events && !same {
+            if (answer.has_events || answer.has_gap) && !same {
                 self.finish_long_poll(id, reply);
                 self.push_answer(id, &reply, &answer, false);
             }
@@ -249,14 +256,17 @@ impl Shard {
             let local = &self.channels[subscription.channel as usize];
             Reader::new(local.channel.id(local.position(subscription)), Some(local.channel.clone()))
         });
+        let readers: Vec<Reader> = readers.collect();
+        let positions: Vec<EventId> = readers.iter().map(|reader| reader.position).collect();
         let read = ReadRequest {
             channels: poll.channels.clone(),
             several: poll.reply.several,
-            since: None,
+            // A gap names the position that is gone.
+            since: Some(joined_cursor(&positions)),
             limit: poll.reply.limit,
             wait_ms: None,
         };
-        Some((poll.reply, self.read_answer(readers.collect(), &read, &poll.reply, None)))
+        Some((poll.reply, self.read_answer(readers, &read, &poll.reply, None)))
     }
 
     /// A held poll is answered: the connection waits for its next request, or closes.
