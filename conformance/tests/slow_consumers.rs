@@ -104,7 +104,7 @@ fn all_are_closed(stalled: &mut [Member], ids: &Ids) -> Result<usize, String> {
         Ok::<_, String>(open == 0)
     };
     let mut outcome = Ok(true);
-    wait_until("every stalled reader is closed", Duration::from_secs(30), || {
+    wait_until("every stalled reader is closed", Duration::from_secs(60), || {
         outcome = read_all();
         !matches!(outcome, Ok(false))
     })?;
