@@ -49,3 +49,27 @@ fn every_subscriber_sees_each_event_after_its_own_once_and_in_order() -> Result<
     println!("{} members, {allowed} events, {:?}", crowd.size(), begun.elapsed());
     publisher.finish()
 }
+
+/// What cannot fail checks nothing: members whose events were evicted must complain, over each transport.
+#[test]
+fn a_crowd_notices_what_it_missed() -> Result<(), String> {
+    let server = Server::start("[history]\nevents = 10\n")?;
+    let ids = Ids::default();
+    let mut publisher = Publisher::start(&server.url, "crowd", 0, &ids)?;
+    publisher.allow(100);
+    publisher.wait(Duration::from_secs(10))?;
+    for over in [Over::WebSocket, Over::Sse, Over::LongPoll] {
+        for seen in [0, 50] {
+            let mut crowd = Crowd::new(server.authority(), "crowd", ids.clone())?;
+            crowd.join(over, seen)?;
+            let outcome = crowd.catch_up(Duration::from_secs(5));
+            let missed = outcome
+                .as_ref()
+                .is_err_and(|error| error.contains("expected event") || error.contains("gap"));
+            if !missed {
+                return Err(format!("over {over:?} after event {seen}: {outcome:?}"));
+            }
+        }
+    }
+    publisher.finish()
+}

@@ -12,7 +12,9 @@ use tidewire_conformance::runner;
 use tidewire_conformance::server::{Server, Servers};
 
 fn main() -> ExitCode {
-    let arguments = Arguments::from_args();
+    let mut arguments = Arguments::from_args();
+    // The cases mostly wait, each on channels of its own.
+    arguments.test_threads.get_or_insert(8);
     let cases = match case::load(&Path::new(env!("CARGO_MANIFEST_DIR")).join("cases")) {
         Ok(cases) => cases,
         Err(error) => {

@@ -9,12 +9,12 @@ use tidewire_conformance::server::{Server, wait_until};
 
 const STALLED: usize = 2_000;
 /// So many of them come back: each has most of the history to read.
-const RESUMING: usize = 100;
+const RESUMING: usize = 50;
 const HEALTHY: usize = 30;
 const EVENTS: usize = 2_000;
 const PADDING: usize = 2_000;
 const CONFIG: &str = "[history]\nevents = 10000\nbytes = 8388608\n\
-                      [limits]\nlag_events = 500\nstall_timeout_ms = 2000\nclose_timeout_ms = 60000\nheartbeat_ms = 600000\n";
+                      [limits]\nlag_events = 500\nstall_timeout_ms = 4000\nclose_timeout_ms = 60000\nheartbeat_ms = 600000\n";
 
 /// What the limits allow: the history and its wire forms, and a little for each connection.
 const RESIDENT_BYTES_MAX: usize = 3 * (8 << 20) + STALLED * (8 << 10);
@@ -104,7 +104,7 @@ fn all_are_closed(stalled: &mut [Member], ids: &Ids) -> Result<usize, String> {
         Ok::<_, String>(open == 0)
     };
     let mut outcome = Ok(true);
-    wait_until("every stalled reader is closed", Duration::from_secs(30), || {
+    wait_until("every stalled reader is closed", Duration::from_secs(60), || {
         outcome = read_all();
         !matches!(outcome, Ok(false))
     })?;

@@ -102,13 +102,25 @@ const STREAM: Sees = Sees { channel: false, rest: false, line_breaks: false, ..A
 const RAW: Sees = Sees { channel: false, id: false, event: false, rest: false, line_breaks: true };
 
 /// Every transport.
-pub static TRANSPORTS: [Transport; 8] = [
+pub static TRANSPORTS: [Transport; 10] = [
     Transport { name: "ws", sees: ALL, many: true, connect: websocket::Subscriber::connect },
     Transport { name: "sse", sees: STREAM, many: false, connect: stream::Stream::connect_one },
     Transport { name: "long-poll", sees: PAGE, many: false, connect: poll::Poll::connect_long },
     Transport { name: "poll", sees: PAGE, many: false, connect: poll::Poll::connect_short },
     Transport { name: "raw-ws", sees: RAW, many: false, connect: raw::Raw::connect },
     Transport { name: "sse-many", sees: ALL, many: true, connect: stream::Stream::connect_many },
+    Transport {
+        name: "sse-last-event-id",
+        sees: STREAM,
+        many: false,
+        connect: stream::Stream::connect_one_by_header,
+    },
+    Transport {
+        name: "sse-many-last-event-id",
+        sees: ALL,
+        many: true,
+        connect: stream::Stream::connect_many_by_header,
+    },
     Transport { name: "long-poll-many", sees: ALL, many: true, connect: poll::Poll::connect_long_many },
     Transport { name: "poll-many", sees: ALL, many: true, connect: poll::Poll::connect_short_many },
 ];

@@ -22,16 +22,31 @@ pub(super) struct Stream {
 
 impl Stream {
     pub(super) fn connect_one(server: &str, ask: &Ask) -> Result<Connected> {
-        Self::connect(server, ask, false)
+        Self::connect(server, ask, false, false)
+    }
+
+    pub(super) fn connect_one_by_header(server: &str, ask: &Ask) -> Result<Connected> {
+        Self::connect(server, ask, false, true)
+    }
+
+    pub(super) fn connect_many_by_header(server: &str, ask: &Ask) -> Result<Connected> {
+        Self::connect(server, ask, true, true)
     }
 
     pub(super) fn connect_many(server: &str, ask: &Ask) -> Result<Connected> {
-        Self::connect(server, ask, true)
+        Self::connect(server, ask, true, false)
     }
 
-    fn connect(server: &str, ask: &Ask, many: bool) -> Result<Connected> {
-        let url = format!("{server}{}", super::events_path(ask, many, &[]));
-        let head = [("accept".to_owned(), "text/event-stream".to_owned())];
+    /// With `by_header` the cursor goes where a browser that comes back puts it. The words have no place there.
+    fn connect(server: &str, ask: &Ask, many: bool, by_header: bool) -> Result<Connected> {
+        let mut head = vec![("accept".to_owned(), "text/event-stream".to_owned())];
+        let mut ask = ask.clone();
+        if let Some(cursor) =
+            ask.since.take_if(|since| by_header && *since != "earliest" && *since != "latest")
+        {
+            head.push(("last-event-id".to_owned(), cursor));
+        }
+        let url = format!("{server}{}", super::events_path(&ask, many, &[]));
         // One agent, one connection: it goes when the reader does.
         let agent = http::agent(http::READ_TIMEOUT);
         let response =

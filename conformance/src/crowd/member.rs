@@ -118,25 +118,28 @@ impl Member {
         self.stage == Stage::Stream
     }
 
-    /// Reads all that is there.
+    /// Reads what is there, as much as is fair to the other members. True if there may be more.
     ///
     /// # Errors
     /// When something came that must not.
-    pub fn read(&mut self, channel: &str, ids: &Ids) -> Result<()> {
+    pub fn read(&mut self, channel: &str, ids: &Ids) -> Result<bool> {
         let mut buffer = [0; 32 << 10];
-        while self.end.is_none() {
+        for _ in 0..4 {
+            if self.end.is_some() {
+                return Ok(false);
+            }
             match self.stream.read(&mut buffer) {
                 Ok(0) => self.end = Some(End::Cut),
                 Ok(count) => {
                     self.bytes.extend_from_slice(&buffer[..count]);
                     self.understand(channel, ids)?;
                 }
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(false),
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(_) => self.end = Some(End::Cut),
             }
         }
-        Ok(())
+        Ok(true)
     }
 
     fn understand(&mut self, channel: &str, ids: &Ids) -> Result<()> {

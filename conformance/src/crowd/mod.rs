@@ -55,7 +55,8 @@ pub struct Crowd {
     channel: String,
     ids: Ids,
     members: Vec<Member>,
-    behind: HashSet<usize>,
+    /// Who has more to read, of which the system tells only once.
+    unread: Vec<usize>,
 }
 
 impl Crowd {
@@ -71,7 +72,7 @@ impl Crowd {
             channel: channel.to_owned(),
             ids,
             members: Vec::new(),
-            behind: HashSet::new(),
+            unread: Vec::new(),
         })
     }
 
@@ -82,7 +83,6 @@ impl Crowd {
     pub fn join(&mut self, over: Over, n: usize) -> Result<()> {
         let number = self.members.len();
         self.members.push(Member::connect(&self.server, &self.channel, over, n, &self.ids)?);
-        self.behind.insert(number);
         self.register(number)
     }
 
@@ -117,24 +117,25 @@ impl Crowd {
     /// # Errors
     /// When a member saw an event twice, out of order, not at all, or anything that it should not.
     pub fn turn(&mut self, wait: Duration) -> Result<()> {
+        let wait = if self.unread.is_empty() { wait } else { Duration::ZERO };
         match self.poll.poll(&mut self.events, Some(wait)) {
             Err(error) if error.kind() == std::io::ErrorKind::Interrupted => return Ok(()),
             other => other.map_err(|error| error.to_string())?,
         }
-        let ready: Vec<usize> = self.events.iter().map(|event| event.token().0).collect();
-        let end = self.ids.count();
+        let mut ready = std::mem::take(&mut self.unread);
+        ready.extend(self.events.iter().map(|event| event.token().0));
+        ready.sort_unstable();
+        ready.dedup();
         for number in ready {
             let member = &mut self.members[number];
-            member
+            let more = member
                 .read(&self.channel, &self.ids)
                 .map_err(|error| format!("member {number} {member:?}: {error}"))?;
             if let Some(end) = &member.end {
                 return Err(format!("member {number} {member:?} was cut off: {end:?}"));
             }
-            if member.seen >= end {
-                self.behind.remove(&number);
-            } else {
-                self.behind.insert(number);
+            if more {
+                self.unread.push(number);
             }
         }
         Ok(())
