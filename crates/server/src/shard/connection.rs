@@ -29,6 +29,8 @@ pub(super) struct Connection {
     pub(super) blocked: bool,
     /// There may be unread bytes in the kernel that no event will announce again.
     pub(super) unread: bool,
+    /// The peer's end was announced together with bytes before it: read until it comes.
+    pub(super) end_announced: bool,
     /// In the shard's queue of connections with work left.
     pub(super) queued: bool,
     /// It publishes faster than the fan-out goes, and is not read until that caught up.
@@ -91,6 +93,7 @@ impl Connection {
             timer_tick: None,
             blocked: false,
             unread: false,
+            end_announced: false,
             queued: false,
             paused: false,
             ended: false,

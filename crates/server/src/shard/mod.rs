@@ -178,6 +178,7 @@ impl Shard {
         }
         if event.is_readable() || event.is_read_closed() || event.is_error() {
             connection.unread = true;
+            connection.end_announced |= event.is_read_closed() || event.is_error();
         }
         self.queue(id);
     }

@@ -87,6 +87,11 @@ impl Shard {
                 false
             }
             Ok(Some(length)) => {
+                // A short read has emptied the socket (epoll(7)); what comes later is announced anew. Only an
+                // end that was announced already would not be.
+                if length < scratch.len() && !connection.end_announced {
+                    connection.unread = false;
+                }
                 self.handle_bytes(id, &mut scratch[..length]);
                 true
             }
