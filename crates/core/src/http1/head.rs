@@ -145,10 +145,7 @@ fn checked<'h, 'b>(raw: httparse::Request<'h, 'b>) -> Result<Request<'h, 'b>, Pr
         expects_continue: false,
         headers: raw.headers,
     };
-    let hosts = request.values("host").count();
-    if hosts > 1 || (hosts == 0 && version == Version::Http11) {
-        return Err(invalid("an HTTP/1.1 request needs exactly one Host header"));
-    }
+    request.check_host()?;
     request.body = request.body_length()?;
     if request.has_token("connection", "close") {
         request.keep_alive = false;
@@ -169,20 +166,32 @@ fn split_target(target: &str, method: Method) -> Result<(&str, Option<&str>), Pr
     if target.contains('#') || !target.bytes().all(|byte| byte.is_ascii_graphic()) {
         return Err(invalid("the request target must be percent-encoded ASCII without a fragment"));
     }
-    let origin = match target.get(..7) {
+    let (origin, is_absolute) = match target.get(..7) {
         Some(scheme) if scheme.eq_ignore_ascii_case("http://") => {
             let rest = &target[7..];
-            rest.find('/').map_or("/", |slash| &rest[slash..])
+            let (host, origin) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
+            if host.is_empty() || !is_host(host.as_bytes()) {
+                return Err(invalid("a request target that begins with http:// must go on with a host"));
+            }
+            (origin, true)
         }
-        _ => target,
+        _ => (target, false),
     };
-    if !(origin.starts_with('/') || (origin == "*" && method == Method::Options)) {
-        return Err(invalid("the request target must begin with /"));
-    }
-    Ok(match origin.split_once('?') {
+    let (path, query) = match origin.split_once('?') {
         Some((path, query)) => (path, Some(query)),
         None => (origin, None),
-    })
+    };
+    let path = if is_absolute && path.is_empty() { "/" } else { path };
+    if !(path.starts_with('/') || (origin == "*" && method == Method::Options)) {
+        return Err(invalid("the request target must begin with /"));
+    }
+    Ok((path, query))
+}
+
+/// Whether all of this may stand in a host with its port (RFC 3986 section 3.2.2). It may be empty.
+fn is_host(text: &[u8]) -> bool {
+    let extra = b"-._~%!$&'()*+,;=:[]";
+    text.iter().all(|byte| byte.is_ascii_alphanumeric() || extra.contains(byte))
 }
 
 impl<'b> Request<'_, 'b> {
@@ -228,6 +237,20 @@ impl<'b> Request<'_, 'b> {
             .iter()
             .filter(move |header| header.name.eq_ignore_ascii_case(name))
             .map(|header| header.value)
+    }
+
+    /// RFC 9112 section 3.2.
+    fn check_host(&self) -> Result<(), Problem> {
+        let mut hosts = self.values("host");
+        let host = hosts.next();
+        if hosts.next().is_some() || (host.is_none() && self.version == Version::Http11) {
+            return Err(invalid("an HTTP/1.1 request needs exactly one Host header"));
+        }
+        if host.is_none_or(is_host) {
+            Ok(())
+        } else {
+            Err(invalid("the Host header must be a host, or a host and a port"))
+        }
     }
 
     /// RFC 9112 section 6.3, without its leniencies.
@@ -372,6 +395,10 @@ mod tests {
             ("GET /a%20b?c=d HTTP/1.0", Ok("/a%20b")),
             ("GET http://host/p?q HTTP/1.1", Ok("/p")),
             ("GET http://host HTTP/1.1", Ok("/")),
+            ("GET http://host?q=/p HTTP/1.1", Ok("/")),
+            ("GET http:///p HTTP/1.1", Err(Code::InvalidRequest)),
+            ("GET http://?q=/p HTTP/1.1", Err(Code::InvalidRequest)),
+            ("GET http://user@host/p HTTP/1.1", Err(Code::InvalidRequest)),
             ("OPTIONS * HTTP/1.1", Ok("*")),
             ("GET * HTTP/1.1", Err(Code::InvalidRequest)),
             ("GET a HTTP/1.1", Err(Code::InvalidRequest)),

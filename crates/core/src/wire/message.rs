@@ -11,8 +11,12 @@ use crate::channel::ChannelName;
 use crate::error::{Code, Problem};
 use crate::id::EventId;
 
-/// The longest `id` of a client's message, in bytes of JSON.
-const MESSAGE_ID_BYTES_MAX: usize = 66;
+/// The longest string that a client's message may have as its `id`, in characters.
+const MESSAGE_ID_CHARS_MAX: usize = 64;
+/// The longest `id` in bytes of JSON: quotes, and each character as two escapes.
+const MESSAGE_ID_BYTES_MAX: usize = 2 + 12 * MESSAGE_ID_CHARS_MAX;
+/// The longest number that may be one.
+const MESSAGE_ID_DIGITS_MAX: usize = 66;
 
 /// The client's own id of a message, as the JSON that it sent; echoed in the reply.
 pub type MessageId<'a> = Option<&'a str>;
@@ -104,6 +108,10 @@ impl<'a> ClientMessage<'a> {
     /// Reads a text message. The id comes back even where the rest is refused, so that the client
     /// learns which of its messages the error is about.
     pub fn parse(text: &'a str) -> (MessageId<'a>, Result<Self, Problem>) {
+        if text.trim_start().starts_with('[') {
+            // To serde an array is as good as an object, member by member.
+            return (None, Err(no_object()));
+        }
         match serde_json::from_str::<RawMessage<'a>>(text) {
             Ok(raw) => match checked_id(raw.id) {
                 Ok(id) => (id, Self::from_raw(raw)),
@@ -156,22 +164,29 @@ impl<'a> ClientMessage<'a> {
 
 fn checked_id(id: Option<&RawValue>) -> Result<MessageId<'_>, Problem> {
     let Some(text) = id.map(RawValue::get) else { return Ok(None) };
-    let of_type = text.starts_with(|c: char| c == '"' || c == '-' || c.is_ascii_digit());
-    if of_type && text.len() <= MESSAGE_ID_BYTES_MAX {
-        Ok(Some(text))
+    let fits = if text.starts_with('"') {
+        text.len() <= MESSAGE_ID_BYTES_MAX
+            && serde_json::from_str::<Cow<'_, str>>(text)
+                .is_ok_and(|id| id.chars().count() <= MESSAGE_ID_CHARS_MAX)
     } else {
-        Err(invalid("id must be a number or a string of up to 64 bytes"))
-    }
+        let is_number = text.starts_with(|c: char| c == '-' || c.is_ascii_digit());
+        is_number && text.len() <= MESSAGE_ID_DIGITS_MAX
+    };
+    if fits { Ok(Some(text)) } else { Err(invalid("id must be a number or a string of up to 64 characters")) }
 }
 
 fn unreadable(text: &str, error: &serde_json::Error) -> Problem {
     if error.is_data() && text.trim_start().starts_with('{') {
         Problem::new(Code::InvalidMessage, format!("a member has a wrong type: {error}"))
     } else if error.is_data() {
-        invalid("a message must be a JSON object such as {\"type\":\"subscribe\",\"channel\":\"a\"}")
+        no_object()
     } else {
         Problem::new(Code::InvalidJson, format!("the message is not JSON: {error}"))
     }
+}
+
+fn no_object() -> Problem {
+    invalid("a message must be a JSON object such as {\"type\":\"subscribe\",\"channel\":\"a\"}")
 }
 
 fn missing(member: &str) -> Problem {
@@ -268,6 +283,8 @@ mod tests {
             ("nope", None, Code::InvalidJson),
             ("{", None, Code::InvalidJson),
             ("[]", None, Code::InvalidMessage),
+            (r#"["ping"]"#, None, Code::InvalidMessage),
+            ("[5]", None, Code::InvalidMessage),
             ("{}", None, Code::InvalidMessage),
             (r#"{"type":"dance","id":7}"#, Some("7"), Code::UnknownType),
             (r#"{"type":"subscribe","id":"x"}"#, Some("\"x\""), Code::InvalidMessage),
@@ -277,8 +294,18 @@ mod tests {
             (r#"{"type":"publish","channel":"a","data":1,"data_base64":""}"#, None, Code::InvalidMessage),
             (r#"{"type":"publish","channel":"a","data":1,"content_type":"a/b"}"#, None, Code::InvalidMessage),
             (r#"{"type":"ping","id":{}}"#, None, Code::InvalidMessage),
+            (r#"{"type":"ping","id":"\ud800"}"#, None, Code::InvalidMessage),
         ] {
             assert_eq!(code(text), (id.map(str::to_owned), Some(expected)), "{text}");
+        }
+    }
+
+    #[test]
+    fn an_id_may_have_64_characters() {
+        for one in ["x", "\u{fc}", "\\u00fc", "\\ud83d\\ude00"] {
+            let with = |count| code(&format!("{{\"type\":\"ping\",\"id\":\"{}\"}}", one.repeat(count)));
+            assert_eq!(with(64), (Some(format!("\"{}\"", one.repeat(64))), None), "{one}");
+            assert_eq!(with(65), (None, Some(Code::InvalidMessage)), "{one}");
         }
     }
 }

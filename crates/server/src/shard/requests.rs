@@ -11,7 +11,7 @@ use super::Shard;
 use super::connection::Protocol;
 use super::long_poll::Reply;
 use crate::http::answer::Exchange;
-use crate::http::pages;
+use crate::http::pages::{self, Page};
 use crate::http::read::{begin, parse_since};
 use crate::http::route::{ReadRequest, Route};
 use crate::metrics;
@@ -31,8 +31,10 @@ impl Shard {
             exchange.keep_alive = false;
         }
         let outcome = match Route::of(request.path) {
+            Ok(Route::Other) if self.page(request.path).is_none() && request.path != "*" => {
+                Err(not_found(request.path))
+            }
             Ok(route) if route.has(request.method) => self.handle_route(id, route, request, exchange, rest),
-            Ok(Route::Other) if pages::find(request.path).is_none() => Err(not_found(request.path)),
             Ok(route) => return self.refuse_method(id, &route, exchange),
             Err(problem) => Err(problem),
         };
@@ -145,9 +147,12 @@ impl Shard {
         Ok(())
     }
 
+    fn page(&self, path: &str) -> Option<Page> {
+        pages::find(path).filter(|_| self.settings.demo)
+    }
+
     fn answer_page(&mut self, request: &Request<'_, '_>, exchange: Exchange) -> Result<(), Problem> {
-        let page = pages::find(request.path).filter(|_| self.settings.demo);
-        let page = page.ok_or_else(|| not_found(request.path))?;
+        let page = self.page(request.path).ok_or_else(|| not_found(request.path))?;
         let etag = page.etag();
         if request.header("if-none-match")?.is_some_and(|header| if_none_match(header, &etag)) {
             exchange.not_modified(&mut self.out, &etag, "no-cache");

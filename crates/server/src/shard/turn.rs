@@ -122,18 +122,19 @@ impl Shard {
             held.extend_from_slice(bytes);
             &held
         };
-        while !rest.is_empty() && self.out.len() < OUT_BYTES {
+        while !rest.is_empty() {
             let Some(connection) = self.connections.get(id as usize) else { return };
-            let paused = connection.paused;
+            let (paused, full) = (connection.paused, self.out.len() >= OUT_BYTES);
             match &connection.protocol {
-                Protocol::Http { .. } if !paused => {
+                Protocol::Http { .. } if !paused && !full => {
                     if !self.handle_head(id, &mut rest) {
                         break;
                     }
                 }
-                Protocol::Upload(_) => self.handle_upload(id, &mut rest),
+                Protocol::Upload(_) if !full => self.handle_upload(id, &mut rest),
                 Protocol::WebSocket(_) => {
-                    // Sent before the handshake was answered, but legal once it is.
+                    // Sent before the handshake was answered, but legal once it is. Nobody keeps them for
+                    // later, so they are taken even where the output is full.
                     return self.handle_websocket_bytes(id, &mut rest.to_vec());
                 }
                 _ => break,

@@ -5,7 +5,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use tidewire_core::cursor::Start;
-use tidewire_core::http1::{Method, Query, Request, ResponseHead, Version};
+use tidewire_core::http1::{BodyLength, Method, Query, Request, ResponseHead, Version};
 use tidewire_core::limits::Limits;
 use tidewire_core::liveness::Liveness;
 use tidewire_core::websocket::{
@@ -292,7 +292,8 @@ fn check_count(subscriptions: usize, limits: &Limits) -> Result<(), Problem> {
     Err(Problem::new(Code::TooManyChannels, detail))
 }
 
-/// The opening handshake's request (RFC 6455 section 4.2.1); gives the key.
+/// The opening handshake's request (RFC 6455 section 4.2.1); gives the key. It has no body: a proxy would
+/// take for its body what is read here as frames.
 fn check_handshake<'b>(request: &Request<'_, 'b>) -> Result<&'b str, Problem> {
     let upgrades = request.has_token("upgrade", "websocket") && request.has_token("connection", "upgrade");
     if !upgrades || request.version != Version::Http11 || request.method != Method::Get {
@@ -302,6 +303,10 @@ fn check_handshake<'b>(request: &Request<'_, 'b>) -> Result<&'b str, Problem> {
     }
     if request.header("sec-websocket-version")? != Some("13") {
         return Err(Problem::new(Code::UpgradeRequired, "the only WebSocket version spoken here is 13"));
+    }
+    if request.body != BodyLength::Known(0) {
+        let detail = "a WebSocket handshake has no body; send frames once it is answered";
+        return Err(Problem::new(Code::InvalidRequest, detail));
     }
     match request.header("sec-websocket-key")? {
         Some(key) if is_valid_key(key) => Ok(key),
