@@ -1,111 +1,101 @@
-//! Accepts connections and hands them to shards, in turn. Must not read from them.
+//! Accepts connections for the shard that owns it, which serves some itself and passes on the others, in
+//! turn: half a storm's connections of two shards thus cross no thread. Must not read from them.
 
 use std::io;
 use std::net::TcpListener;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::JoinHandle;
-use std::time::Duration;
+use std::sync::atomic::Ordering;
 
-use mio::{Events, Interest, Poll, Token, Waker};
+use mio::net::TcpStream;
+use mio::{Interest, Registry, Token};
 
-use crate::server::spawn;
-use crate::shard::{Message, Shared};
+use crate::shard::{Inbox, Message, Shared};
 
-const LISTENER: Token = Token(0);
-const WAKE: Token = Token(1);
 /// How long to wait when the system has no more file descriptors or memory.
-const EXHAUSTED_PAUSE: Duration = Duration::from_millis(20);
+pub(crate) const EXHAUSTED_PAUSE_MS: u64 = 20;
 /// How many connections over the limit may be told so at a time. Further ones are just closed.
 pub(crate) const REFUSALS_MAX: usize = 256;
+/// How many connections are accepted before those that are there have their turn.
+const ACCEPTS: usize = 64;
 
-/// The accepting thread.
-#[derive(Debug)]
-pub(crate) struct Handle {
-    stopping: Arc<AtomicBool>,
-    waker: Waker,
-    thread: JoinHandle<()>,
-}
-
-impl Handle {
-    /// Stops accepting and closes the port.
-    pub(crate) fn stop(self) {
-        self.stopping.store(true, Ordering::Relaxed);
-        let _ = self.waker.wake();
-        let _ = self.thread.join();
-    }
-}
-
-pub(crate) fn start(socket: TcpListener, shared: &Arc<Shared>) -> anyhow::Result<Handle> {
-    socket.set_nonblocking(true)?;
-    let mut socket = mio::net::TcpListener::from_std(socket);
-    let poll = Poll::new()?;
-    poll.registry().register(&mut socket, LISTENER, Interest::READABLE)?;
-    let waker = Waker::new(poll.registry(), WAKE)?;
-    let stopping = Arc::new(AtomicBool::new(false));
-    let acceptor =
-        Acceptor { socket, poll, shared: Arc::clone(shared), stopping: Arc::clone(&stopping), next: 0 };
-    let thread = spawn("acceptor", move || acceptor.run())?;
-    Ok(Handle { stopping, waker, thread })
-}
-
-struct Acceptor {
+/// The listening socket and what decides where a connection goes.
+pub(crate) struct Listener {
     socket: mio::net::TcpListener,
-    poll: Poll,
     shared: Arc<Shared>,
-    stopping: Arc<AtomicBool>,
-    /// The shard that gets the next connection.
+    inboxes: Vec<Arc<Inbox>>,
+    /// The shard that gets the next connection. Shard 0 is the owner.
     next: usize,
 }
 
-impl Acceptor {
-    fn run(mut self) {
-        let mut events = Events::with_capacity(8);
-        let mut timeout = None;
-        while !self.stopping.load(Ordering::Relaxed) {
-            if let Err(error) = self.poll.poll(&mut events, timeout)
-                && error.kind() != io::ErrorKind::Interrupted
-            {
-                eprintln!("tidewire: the acceptor's poll failed, no more connections are accepted: {error}");
-                return;
-            }
-            timeout = self.accept_all();
-        }
+/// What is left to do after some were accepted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Waiting {
+    /// Nobody waits; the next to come is announced.
+    Nobody,
+    /// Others may wait.
+    Others,
+    /// Others wait, and the system is out of resources.
+    Exhausted,
+}
+
+/// A connection for the owner.
+#[derive(Debug)]
+pub(crate) struct Accepted {
+    pub(crate) socket: TcpStream,
+    /// It is over the limit.
+    pub(crate) refuse: bool,
+}
+
+impl Listener {
+    /// Takes over a bound socket whose `TCP_NODELAY` is set, which connections inherit: frames are complete
+    /// when they are written, and waiting for more would only delay them.
+    pub(crate) fn new(socket: TcpListener, shared: Arc<Shared>) -> io::Result<Self> {
+        socket.set_nonblocking(true)?;
+        let inboxes = shared.hub.inboxes().to_vec();
+        Ok(Self { socket: mio::net::TcpListener::from_std(socket), shared, inboxes, next: 0 })
     }
 
-    /// Accepts until nobody waits. When the system is out of resources, says how long to wait for some.
-    fn accept_all(&mut self) -> Option<Duration> {
-        while !self.stopping.load(Ordering::Relaxed) {
+    pub(crate) fn register(&mut self, registry: &Registry, token: Token) -> io::Result<()> {
+        registry.register(&mut self.socket, token, Interest::READABLE)
+    }
+
+    /// Accepts some of those who wait. Those for the owner come in `own`, the others go to their shard.
+    pub(crate) fn accept(&mut self, own: &mut Vec<Accepted>) -> Waiting {
+        for _ in 0..ACCEPTS {
             match self.socket.accept() {
-                Ok((socket, _)) => self.hand_over(socket),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return None,
+                Ok((socket, _)) => self.hand_over(socket, own),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Waiting::Nobody,
                 Err(error) if is_passing(&error) => {}
-                Err(_) => return Some(EXHAUSTED_PAUSE),
+                Err(_) => return Waiting::Exhausted,
             }
         }
-        None
+        Waiting::Others
     }
 
-    fn hand_over(&mut self, socket: mio::net::TcpStream) {
-        // Frames are complete when they are written; waiting for more would only delay them.
-        let _ = socket.set_nodelay(true);
+    fn hand_over(&mut self, socket: TcpStream, own: &mut Vec<Accepted>) {
         let gauges = &self.shared.gauges;
         let open = gauges.connections.fetch_add(1, Ordering::Relaxed);
         let limit = gauges.connections_max;
-        if open >= limit + REFUSALS_MAX {
-            gauges.connections.fetch_sub(1, Ordering::Relaxed);
-            gauges.refused.fetch_add(1, Ordering::Relaxed);
-            return;
-        }
-        let inboxes = self.shared.hub.inboxes();
-        let inbox = &inboxes[self.next % inboxes.len()];
-        self.next = self.next.wrapping_add(1);
         if open >= limit {
             gauges.refused.fetch_add(1, Ordering::Relaxed);
-            inbox.push(Message::Refuse(socket));
-        } else {
-            inbox.push(Message::Connection(socket));
         }
+        if open >= limit + REFUSALS_MAX {
+            gauges.connections.fetch_sub(1, Ordering::Relaxed);
+            return;
+        }
+        let accepted = Accepted { socket, refuse: open >= limit };
+        let shard = self.next;
+        self.next = (shard + 1) % self.inboxes.len();
+        match shard {
+            0 => own.push(accepted),
+            _ => self.inboxes[shard].push(Message::Connection(accepted)),
+        }
+    }
+
+    /// The port is closed: everybody else may stop too.
+    pub(crate) fn close(self) {
+        drop(self.socket);
+        self.inboxes[1..].iter().for_each(|inbox| inbox.push(Message::Stop));
     }
 }
 

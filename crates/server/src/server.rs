@@ -13,7 +13,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::clock::{Clock, wall_clock};
 use crate::hub::Hub;
-use crate::listener;
+use crate::listener::{Listener, REFUSALS_MAX};
 use crate::metrics::ShardCounters;
 use crate::settings::Settings;
 use crate::shard::{self, Message, Shard, Shared};
@@ -22,7 +22,7 @@ use crate::sources::host;
 /// How many connections may wait to be accepted; the system may allow less (`net.core.somaxconn`).
 const LISTEN_BACKLOG: i32 = 16_384;
 /// Descriptors that are not for connections: polls, the listener, files, and refusals under way.
-const DESCRIPTORS_RESERVED: usize = 64 + listener::REFUSALS_MAX;
+const DESCRIPTORS_RESERVED: usize = 64 + REFUSALS_MAX;
 /// How often a part of the expired history is dropped.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -49,7 +49,6 @@ pub struct Server {
     address: SocketAddr,
     hub: Arc<Hub>,
     stopping: Arc<AtomicBool>,
-    listener: listener::Handle,
     shards: Vec<JoinHandle<std::io::Result<()>>>,
     helpers: Vec<JoinHandle<()>>,
 }
@@ -80,11 +79,17 @@ impl Server {
             clock: Clock::start(),
         });
         let mut shards = Vec::new();
+        let mut listener = Some(Listener::new(socket, Arc::clone(&shared))?);
         for (index, (poll, inbox)) in polls.into_iter().zip(inboxes).enumerate() {
             let shared = Arc::clone(&shared);
+            let listener = listener.take();
             let run = move || {
                 let _guard = AbortOnPanic;
-                Shard::new(index as u16, poll, inbox, &shared).run()
+                let mut shard = Shard::new(index as u16, poll, inbox, &shared);
+                if let Some(listener) = listener {
+                    shard.listen(listener)?;
+                }
+                shard.run()
             };
             shards.push(spawn(&format!("shard-{index}"), run)?);
         }
@@ -93,8 +98,7 @@ impl Server {
         if settings.demo {
             helpers.push(host::start(Arc::clone(&hub), Arc::clone(&stopping))?);
         }
-        let listener = listener::start(socket, &shared)?;
-        Ok(Self { address, hub, stopping, listener, shards, helpers })
+        Ok(Self { address, hub, stopping, shards, helpers })
     }
 
     /// Where the server listens; the port that the system chose if it was asked to.
@@ -108,8 +112,8 @@ impl Server {
     /// If a shard had failed.
     pub fn stop(self) -> anyhow::Result<()> {
         self.stopping.store(true, Ordering::Relaxed);
-        self.listener.stop();
-        self.hub.inboxes().iter().for_each(|inbox| inbox.push(Message::Stop));
+        // The shard that listens closes the port, and then tells the others.
+        self.hub.inboxes()[0].push(Message::Stop);
         for shard in self.shards {
             if let Ok(outcome) = shard.join() {
                 outcome.context("a shard failed")?;
@@ -128,6 +132,7 @@ impl Server {
 fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
+    socket.set_tcp_nodelay(true)?;
     socket.bind(&address.into())?;
     socket.listen(LISTEN_BACKLOG)?;
     Ok(socket.into())

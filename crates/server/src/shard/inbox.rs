@@ -7,15 +7,14 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use mio::Waker;
-use mio::net::TcpStream;
+
+use crate::listener::Accepted;
 
 /// A message to a shard.
 #[derive(Debug)]
 pub(crate) enum Message {
-    /// A new connection to serve.
-    Connection(TcpStream),
-    /// A connection over the limit: refuse it and close.
-    Refuse(TcpStream),
+    /// A new connection to serve, or to refuse and close.
+    Connection(Accepted),
     /// The channel in this slot of the shard has events that the shard has not fanned out.
     Dirty(u32),
     /// Say goodbye to all connections and end.

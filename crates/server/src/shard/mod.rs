@@ -26,7 +26,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use mio::net::TcpStream;
 use mio::{Events, Interest, Poll, Token, Waker};
 use slab::Slab;
 use tidewire_core::websocket::{Deflater, Inflater};
@@ -35,6 +34,7 @@ use tidewire_core::{ChannelName, Event};
 use crate::clock::Clock;
 use crate::http::answer;
 use crate::hub::{Channel, Hub};
+use crate::listener::{Accepted, EXHAUSTED_PAUSE_MS, Listener, Waiting};
 use crate::metrics::{ShardCounters, Transport};
 use crate::server::Gauges;
 use crate::settings::Settings;
@@ -45,6 +45,7 @@ use pump::Mark;
 use wheel::Wheel;
 
 const WAKE: Token = Token(usize::MAX);
+const LISTENER: Token = Token(usize::MAX - 1);
 /// How much is read from a socket at once.
 const READ_BYTES: usize = 64 << 10;
 /// The most readiness events handled before the fan-out has its turn.
@@ -74,6 +75,10 @@ pub(crate) struct Shard {
     counters: Arc<ShardCounters>,
     clock: Clock,
     now_ms: u64,
+    /// One shard has it.
+    listener: Option<Listener>,
+    /// When to accept those who wait, if any do.
+    accept_at_ms: Option<u64>,
     connections: Slab<Connection>,
     channels: Slab<LocalChannel>,
     by_name: HashMap<ChannelName, u32>,
@@ -114,6 +119,8 @@ impl Shard {
             counters: Arc::clone(&shared.gauges.shards[usize::from(index)]),
             clock: shared.clock,
             now_ms,
+            listener: None,
+            accept_at_ms: None,
             connections: Slab::new(),
             channels: Slab::new(),
             by_name: HashMap::new(),
@@ -131,6 +138,16 @@ impl Shard {
         }
     }
 
+    /// From now on this shard accepts connections for all.
+    ///
+    /// # Errors
+    /// If the operating system's poll does not take the socket.
+    pub(crate) fn listen(&mut self, mut listener: Listener) -> io::Result<()> {
+        listener.register(self.poll.registry(), LISTENER)?;
+        self.listener = Some(listener);
+        Ok(())
+    }
+
     /// Serves until told to stop and all connections are gone.
     ///
     /// # Errors
@@ -146,10 +163,13 @@ impl Shard {
             }
             self.now_ms = self.clock.now_ms();
             for event in &events {
-                if event.token() != WAKE {
-                    self.handle_readiness(event);
+                match event.token() {
+                    WAKE => {}
+                    LISTENER => self.accept_at_ms = Some(self.now_ms),
+                    Token(id) => self.handle_readiness(id as u32, event),
                 }
             }
+            self.accept_waiting();
             self.resume_paused();
             self.take_turns();
             self.inbox.drain_into(&mut messages);
@@ -164,13 +184,26 @@ impl Shard {
         if !self.dirty.is_empty() || !self.ready.is_empty() || !self.inbox.fall_asleep() {
             return Some(Duration::ZERO);
         }
-        let due_ms = self.wheel.next_due_ms();
+        let due_ms = self.wheel.next_due_ms().into_iter().chain(self.accept_at_ms).min();
         let timer = due_ms.map(|due_ms| Duration::from_millis(due_ms.saturating_sub(self.clock.now_ms())));
         if self.paused.is_empty() { timer } else { Some(timer.map_or(PAUSE, |timer| timer.min(PAUSE))) }
     }
 
-    fn handle_readiness(&mut self, event: &mio::event::Event) {
-        let id = event.token().0 as u32;
+    fn accept_waiting(&mut self) {
+        if self.accept_at_ms.is_none_or(|at_ms| at_ms > self.now_ms) {
+            return;
+        }
+        let Some(listener) = &mut self.listener else { return };
+        let mut own = Vec::new();
+        self.accept_at_ms = match listener.accept(&mut own) {
+            Waiting::Nobody => None,
+            Waiting::Others => Some(self.now_ms),
+            Waiting::Exhausted => Some(self.now_ms + EXHAUSTED_PAUSE_MS),
+        };
+        own.into_iter().for_each(|accepted| self.accept(accepted));
+    }
+
+    fn handle_readiness(&mut self, id: u32, event: &mio::event::Event) {
         let Some(connection) = self.connections.get_mut(id as usize) else { return };
         // A broken connection is found out by writing to it.
         if event.is_writable() || event.is_write_closed() || event.is_error() {
@@ -185,14 +218,14 @@ impl Shard {
 
     fn handle_message(&mut self, message: Message) {
         match message {
-            Message::Connection(socket) => self.accept(socket, false),
-            Message::Refuse(socket) => self.accept(socket, true),
+            Message::Connection(accepted) => self.accept(accepted),
             Message::Dirty(number) => self.handle_dirty(number),
             Message::Stop => self.stop(),
         }
     }
 
-    fn accept(&mut self, socket: TcpStream, refuse: bool) {
+    fn accept(&mut self, accepted: Accepted) {
+        let Accepted { socket, refuse } = accepted;
         let deadline_ms = self.now_ms + self.settings.limits.head_timeout_ms;
         let entry = self.connections.vacant_entry();
         let id = entry.key();
@@ -291,8 +324,8 @@ impl Shard {
     /// Ends a connection at once.
     fn close(&mut self, id: u32) {
         self.unsubscribe_all(id);
-        let Some(mut connection) = self.connections.try_remove(id as usize) else { return };
-        let _ = self.poll.registry().deregister(&mut connection.socket);
+        // Dropping the socket takes it out of the poll.
+        let Some(connection) = self.connections.try_remove(id as usize) else { return };
         self.paused.retain(|(paused, _)| *paused != id);
         self.counters.close(connection.protocol.transport());
         self.gauges.connections.fetch_sub(1, std::sync::atomic::Ordering::Relaxed);
@@ -304,6 +337,9 @@ impl Shard {
     /// Tells all clients that the server goes away, and closes them.
     fn stop(&mut self) {
         self.stopping = true;
+        if let Some(listener) = self.listener.take() {
+            listener.close();
+        }
         let ids: Vec<u32> = self.connections.iter().map(|(id, _)| id as u32).collect();
         for id in ids {
             self.say_goodbye(id);
