@@ -12,6 +12,7 @@ mod lines;
 mod position;
 mod publish;
 mod report;
+mod sender;
 mod session;
 mod sse_parser;
 mod subscribe;
