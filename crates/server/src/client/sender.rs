@@ -1,17 +1,18 @@
-//! Publishes one event over HTTP, with as many attempts as the time for it allows.
+//! Publishes one event, over HTTP where that can carry it, with as many attempts as the time for it allows.
 //! Must not know where events come from: a command line, a line of text or an export.
 
 use std::thread;
 use std::time::{Duration, Instant};
 
 use serde::Deserialize;
+use tidewire_core::event::Kind;
 use ureq::Agent;
 
 use super::backoff::Backoff;
 use super::endpoint::Endpoint;
-use super::http;
 use super::report::Reporter;
 use super::transport::Interruption;
+use super::{http, socket_sender};
 
 /// The first wait before another attempt is at most this.
 const BACKOFF_BASE: Duration = Duration::from_millis(100);
@@ -63,6 +64,8 @@ pub(super) struct Outgoing<'a> {
 #[derive(Debug, Deserialize)]
 pub(super) struct Published {
     pub(super) id: String,
+    /// The event had been published before, under the same idempotency key.
+    pub(super) duplicate: bool,
 }
 
 /// A channel to publish to, over one connection that is kept alive.
@@ -84,6 +87,16 @@ impl Sender {
     /// Publishes one event.
     pub(super) fn publish(&self, outgoing: Outgoing<'_>) -> Result<Published, String> {
         retried(self.retry_for, self.reporter, |time| self.attempt(outgoing, time))
+    }
+
+    /// Publishes one event whose name, key or kind HTTP cannot carry.
+    pub(super) fn publish_over_websocket(
+        &self,
+        outgoing: Outgoing<'_>,
+        kind: Kind,
+    ) -> Result<Published, String> {
+        let attempt = |_| socket_sender::publish(&self.endpoint, &self.channel, outgoing, kind);
+        retried(self.retry_for, self.reporter, attempt)
     }
 
     fn attempt(&self, outgoing: Outgoing<'_>, time: Duration) -> Result<Published, Interruption> {
