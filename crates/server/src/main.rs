@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
-use tidewire::client::{self, BenchArguments, PublishArguments, SubscribeArguments};
+use tidewire::client::{self, BenchArguments, HistoryArguments, PublishArguments, SubscribeArguments};
 use tidewire::{Flags, Server, Settings};
 
 /// Real-time delivery: one ordered log per channel, over WebSocket, SSE, long polling and short polling.
@@ -29,6 +29,8 @@ enum Command {
     Pub(PublishArguments),
     /// Print the events of channels.
     Sub(SubscribeArguments),
+    /// List, export or import the events of a channel.
+    History(HistoryArguments),
     /// Measure the four patterns side by side against a running server.
     Bench(BenchArguments),
     /// Read everything in a data directory that no server uses, and say whether it is sound.
@@ -67,6 +69,7 @@ fn main() -> ExitCode {
         Some(Command::Serve(arguments)) => serve(&arguments),
         Some(Command::Pub(arguments)) => return client::publish(&arguments),
         Some(Command::Sub(arguments)) => return client::subscribe(&arguments),
+        Some(Command::History(arguments)) => return client::history(&arguments),
         Some(Command::Bench(arguments)) => return client::bench(&arguments),
         Some(Command::Check { data }) => check(&data),
         None => serve(&cli.serve),
