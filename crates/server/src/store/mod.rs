@@ -31,7 +31,7 @@ pub(crate) use disk::Disk;
 /// How much of the store's blocks is kept in memory.
 const CACHE_BYTES: u64 = 64 << 20;
 /// How much is in memory of each kind before it is written as a file; what a start has to read again.
-const MEMTABLE_BYTES: u64 = 16 << 20;
+const MEMTABLE_BYTES: u64 = 32 << 20;
 /// The journals' bound, which bounds the time of a start.
 const JOURNAL_BYTES: u64 = 128 << 20;
 /// How many files of the store are open at a time.
