@@ -52,6 +52,8 @@ pub enum Code {
     HttpVersion,
     /// The bound on channels or history is reached.
     HistoryFull,
+    /// The bound on a channel's state is reached.
+    StateFull,
     /// The disk is full: nothing was stored.
     StorageFull,
     /// The disk failed: it is not known whether anything was stored.
@@ -101,6 +103,7 @@ impl Code {
             Self::Unavailable => ("unavailable", 503),
             Self::HttpVersion => ("http_version", 505),
             Self::HistoryFull => ("history_full", 507),
+            Self::StateFull => ("state_full", 507),
             Self::StorageFull => ("storage_full", 507),
             Self::StorageFailed => ("storage_failed", 503),
             Self::StorageDamaged => ("storage_damaged", 500),

@@ -117,6 +117,11 @@ impl Payload {
         Self { kind, content_type, data }
     }
 
+    /// Whether the data is empty, or JSON's `null`.
+    fn is_nothing(&self) -> bool {
+        self.data.is_empty() || (self.kind == Kind::Json && self.data.trim_ascii() == b"null")
+    }
+
     /// What the data is.
     pub fn kind(&self) -> Kind {
         self.kind
@@ -243,6 +248,16 @@ impl NewEvent {
         Self { payload, name: None, key: None, idempotency_key: None }
     }
 
+    /// What the event counts against limits in bytes; see [`Event::size_bytes`].
+    pub fn size_bytes(&self) -> usize {
+        size_bytes(&self.payload, &self.name, &self.key)
+    }
+
+    /// Whether it takes its key out of the channel's state; see [`Event::is_tombstone`].
+    pub fn is_tombstone(&self) -> bool {
+        self.key.is_some() && self.payload.is_nothing()
+    }
+
     /// Sets name, key and idempotency key; an empty text means none.
     ///
     /// # Errors
@@ -308,12 +323,18 @@ impl Event {
 
     /// What the event counts against limits in bytes: data, name, key and content type.
     pub fn size_bytes(&self) -> usize {
-        let optional = |text: &Option<Box<str>>| text.as_ref().map_or(0, |text| text.len());
-        self.payload.data.len()
-            + optional(&self.name)
-            + optional(&self.key)
-            + self.payload.content_type.as_ref().map_or(0, |text| text.len())
+        size_bytes(&self.payload, &self.name, &self.key)
     }
+
+    /// Whether it takes its key out of the channel's state: it has one, and its data is empty or JSON's `null`.
+    pub fn is_tombstone(&self) -> bool {
+        self.key.is_some() && self.payload.is_nothing()
+    }
+}
+
+fn size_bytes(payload: &Payload, name: &Option<Box<str>>, key: &Option<Box<str>>) -> usize {
+    let optional = |text: &Option<Box<str>>| text.as_ref().map_or(0, |text| text.len());
+    payload.data.len() + optional(name) + optional(key) + optional(&payload.content_type)
 }
 
 #[cfg(test)]

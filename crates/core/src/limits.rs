@@ -42,6 +42,10 @@ pub struct Limits {
     /// How many bytes of history all channels hold together. Beyond: each keeps its equal share, and who has
     /// more drops its oldest events; an event larger than all of it is refused with 507.
     pub history_bytes: usize,
+    /// How many keys the state of a channel may have. Beyond: 507 for new ones.
+    pub state_keys: usize,
+    /// How many bytes the events of such a state may have. Beyond: 507 for what makes it larger.
+    pub state_bytes: usize,
     /// How many events may wait for the fan-out of a shard before their publisher's connection is
     /// not read for a while.
     pub backlog_events: u64,
@@ -68,6 +72,8 @@ impl Default for Limits {
             page_bytes: 1 << 20,
             channels: 500_000,
             history_bytes: 1 << 30,
+            state_keys: 10_000,
+            state_bytes: 8 << 20,
             backlog_events: 1_000,
         }
     }
@@ -112,11 +118,25 @@ pub enum Durability {
     None,
 }
 
+/// What the state in a channel's snapshot is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum StateKind {
+    /// There is none.
+    None,
+    /// The latest retained event.
+    #[default]
+    Last,
+    /// The latest event of each key, also where the event itself is no longer retained.
+    Keyed,
+}
+
 /// What is kept of a channel, and where.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Policy {
     /// Where.
     pub durability: Durability,
+    /// What its state is.
+    pub state: StateKind,
     /// How much.
     pub retention: Retention,
     /// How much of a log that is not kept in memory is there too, for those who read its newest events.
@@ -130,12 +150,12 @@ impl Policy {
     pub const WINDOW_BYTES: usize = 1 << 20;
 
     /// A policy with the window that goes with the retention.
-    pub fn new(durability: Durability, retention: Retention) -> Self {
+    pub fn new(durability: Durability, state: StateKind, retention: Retention) -> Self {
         let window = Retention {
             events: retention.events.min(Self::WINDOW_EVENTS),
             bytes: retention.bytes.min(Self::WINDOW_BYTES),
             ..retention.clone()
         };
-        Self { durability, retention, window }
+        Self { durability, state, retention, window }
     }
 }

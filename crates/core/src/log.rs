@@ -2,6 +2,7 @@
 //! Must not know its readers, nor which wire an event goes to.
 
 pub mod receipts;
+pub mod state;
 #[cfg(test)]
 mod tests;
 
@@ -13,9 +14,10 @@ use crate::cursor::Start;
 use crate::error::Problem;
 use crate::event::{Event, NewEvent};
 use crate::id::{Epoch, EventId};
-use crate::limits::Retention;
+use crate::limits::{Limits, Retention};
 use crate::time::Timestamp;
 use receipts::{Receipt, Receipts};
+use state::KeyedState;
 
 /// One channel's log, in memory. Time is passed in; nothing happens by itself.
 #[derive(Debug)]
@@ -30,6 +32,8 @@ pub struct ChannelLog {
     dropped: u64,
     bytes: usize,
     receipts: Receipts,
+    /// What the events add up to, where the channel has a keyed state and it is kept here.
+    state: KeyedState,
 }
 
 /// The outcome of an append.
@@ -68,6 +72,7 @@ impl ChannelLog {
             dropped: floor,
             bytes: 0,
             receipts: Receipts::default(),
+            state: KeyedState::default(),
         }
     }
 
@@ -106,9 +111,19 @@ impl ChannelLog {
         self.bytes
     }
 
-    /// Whether forgetting this log would lose neither events nor remembered idempotency keys.
+    /// How many bytes are held: of what is retained, and of the state.
+    pub fn held_bytes(&self) -> usize {
+        self.bytes + self.state.bytes()
+    }
+
+    /// The state that is kept here.
+    pub fn state(&self) -> &KeyedState {
+        &self.state
+    }
+
+    /// Whether forgetting this log would lose neither events nor state nor remembered idempotency keys.
     pub fn is_forgettable(&self) -> bool {
-        self.events.is_empty() && self.receipts.is_empty()
+        self.events.is_empty() && self.receipts.is_empty() && self.state.is_empty()
     }
 
     /// The id, which is the cursor, at `offset`.
@@ -116,15 +131,18 @@ impl ChannelLog {
         EventId { epoch: self.epoch, offset }
     }
 
-    /// Appends an event, unless its idempotency key was used before.
+    /// Appends an event, unless its idempotency key was used before. `keyed` is set where the channel has a
+    /// keyed state, and bounds that.
     ///
     /// # Errors
-    /// `idempotency_conflict` if the key was used with another event.
+    /// `idempotency_conflict` if the key was used with another event; `state_full` if there is a keyed state and
+    /// it has no room.
     pub fn append(
         &mut self,
         new: NewEvent,
         now: Timestamp,
         retention: &Retention,
+        keyed: Option<&Limits>,
     ) -> Result<Appended, Problem> {
         self.receipts.expire(now, retention);
         let digest = new.idempotency_key.as_ref().map(|_| receipts::digest(&new));
@@ -134,6 +152,9 @@ impl ChannelLog {
             receipt.check(digest)?;
             return Ok(Appended { id: self.id(receipt.offset), time: receipt.time, duplicate: true });
         }
+        if let Some(limits) = keyed {
+            self.state.check(&new, limits)?;
+        }
         // The wall clock may step back; `time` must not, or a merge of channels by time would.
         let time = self.events.back().map_or(now, |latest| latest.time.max(now));
         self.head += 1;
@@ -142,8 +163,12 @@ impl ChannelLog {
             self.receipts.remember(key.clone(), Receipt { offset: id.offset, time, digest }, retention);
         }
         let event = Event::new(id, time, self.channel.clone(), new);
+        let event = Arc::new(event);
+        if keyed.is_some() {
+            self.state.apply(&event);
+        }
         self.bytes += event.size_bytes();
-        self.events.push_back(Arc::new(event));
+        self.events.push_back(event);
         self.trim(now, retention);
         Ok(Appended { id, time, duplicate: false })
     }

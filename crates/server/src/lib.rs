@@ -15,7 +15,7 @@ mod shard;
 mod sources;
 mod store;
 
-pub use hub::{Channel, Hub, Located, Published, Unread};
+pub use hub::{Channel, Hub, Located, Published, Snapshot, Unread};
 pub use server::Server;
 pub use settings::{Flags, Settings};
 pub use store::{Checked, check};

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, bail, ensure};
 use serde::Deserialize;
-use tidewire_core::limits::{Durability, Limits, Policy, Retention};
+use tidewire_core::limits::{Durability, Limits, Policy, Retention, StateKind};
 
 /// Where the log is, if nothing else is said.
 const DATA_DEFAULT: &str = "tidewire-data";
@@ -55,6 +55,7 @@ struct File {
     shards: Option<usize>,
     data: Option<PathBuf>,
     durability: Option<FileDurability>,
+    state: Option<FileState>,
     history: History,
     channels: Vec<ChannelRule>,
     limits: FileLimits,
@@ -78,12 +79,32 @@ enum FileDurability {
     None,
 }
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum FileState {
+    None,
+    Last,
+    Keyed,
+}
+
+impl From<FileState> for StateKind {
+    fn from(chosen: FileState) -> Self {
+        match chosen {
+            FileState::None => Self::None,
+            FileState::Last => Self::Last,
+            FileState::Keyed => Self::Keyed,
+        }
+    }
+}
+
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct ChannelRule {
     pattern: String,
     #[serde(default)]
     durability: Option<FileDurability>,
+    #[serde(default)]
+    state: Option<FileState>,
     #[serde(default)]
     history: History,
 }
@@ -129,6 +150,8 @@ file_limits! {
     page_bytes: usize, 1024, 256 << 20;
     channels: usize, 1, 100_000_000;
     history_bytes: usize, 1024, usize::MAX;
+    state_keys: usize, 1, 10_000_000;
+    state_bytes: usize, 1024, 256 << 20;
     backlog_events: u64, 1, u64::MAX;
 }
 
@@ -173,6 +196,7 @@ impl Settings {
         let data = flags.data.clone().or(file.data).unwrap_or_else(|| PathBuf::from(DATA_DEFAULT));
         let data = (!flags.memory).then_some(data);
         let durability = durability(file.durability, "durability", data.is_some())?;
+        let state = file.state.map_or(StateKind::default(), StateKind::from);
         let retention = file.history.over(&Retention::default(), limits.event_bytes)?;
         let mut by_pattern = Vec::new();
         for rule in file.channels {
@@ -186,13 +210,19 @@ impl Settings {
                 None => durability,
                 chosen => self::durability(chosen, "channels.durability", data.is_some())?,
             };
-            let policy = Policy::new(durability, rule.history.over(&retention, limits.event_bytes)?);
+            let state = rule.state.map_or(state, StateKind::from);
+            let policy = Policy::new(durability, state, rule.history.over(&retention, limits.event_bytes)?);
             by_pattern.push((rule.pattern, Arc::new(policy)));
         }
         if demo && !by_pattern.iter().any(|(pattern, _)| pattern == HOST) {
             // This machine's figures, every second: of no use after a restart.
-            by_pattern
-                .insert(0, (HOST.to_owned(), Arc::new(Policy::new(Durability::Memory, retention.clone()))));
+            by_pattern.insert(
+                0,
+                (
+                    HOST.to_owned(),
+                    Arc::new(Policy::new(Durability::Memory, StateKind::Last, retention.clone())),
+                ),
+            );
         }
         Ok(Self {
             listen,
@@ -200,7 +230,7 @@ impl Settings {
             demo,
             data,
             limits,
-            policy: Arc::new(Policy::new(durability, retention)),
+            policy: Arc::new(Policy::new(durability, state, retention)),
             by_pattern,
         })
     }
@@ -308,6 +338,7 @@ mod tests {
             ("[[channels]]\npattern = \"a*b\"", "a*b"),
             ("shards = 0", "shards"),
             ("durability = \"paper\"", "paper"),
+            ("state = \"all\"", "all"),
             ("[[channels]]\npattern = \"a\"\ndurability = \"\"", "durability"),
             ("[history]\nbytes = 5", "limits.event_bytes"),
         ] {

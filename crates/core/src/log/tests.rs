@@ -52,7 +52,7 @@ proptest! {
                 Step::Append { key, length } => {
                     let key = key.map(|key| format!("k{key}"));
                     let data = format!("{}{}", key.as_deref().unwrap_or("x"), "y".repeat(length));
-                    match log.append(event(&data, key.as_deref()), now, &retention) {
+                    match log.append(event(&data, key.as_deref()), now, &retention, None) {
                         Ok(Appended { duplicate: false, id, .. }) => {
                             model.push(data);
                             prop_assert_eq!(id.offset, model.len() as u64);
@@ -88,10 +88,10 @@ proptest! {
 #[test]
 fn a_retry_is_answered_with_the_first_event() {
     let (mut log, retention) = (log(), Retention::default());
-    let first = log.append(event("x", Some("k")), Timestamp(5), &retention).expect("appended");
-    let retry = log.append(event("x", Some("k")), Timestamp(9), &retention).expect("a duplicate");
+    let first = log.append(event("x", Some("k")), Timestamp(5), &retention, None).expect("appended");
+    let retry = log.append(event("x", Some("k")), Timestamp(9), &retention, None).expect("a duplicate");
     assert_eq!(retry, Appended { duplicate: true, ..first });
-    let other = log.append(event("y", Some("k")), Timestamp(9), &retention).expect_err("another body");
+    let other = log.append(event("y", Some("k")), Timestamp(9), &retention, None).expect_err("another body");
     assert_eq!(other.code, Code::IdempotencyConflict);
     assert_eq!(log.head(), 1);
 }
@@ -100,10 +100,14 @@ fn a_retry_is_answered_with_the_first_event() {
 fn a_key_outlives_its_event_but_not_its_window() {
     let retention = Retention { events: 1, idempotency_ms: 100, ..Retention::default() };
     let mut log = log();
-    log.append(event("x", Some("k")), Timestamp(0), &retention).expect("appended");
-    log.append(event("z", None), Timestamp(1), &retention).expect("appended");
-    assert!(log.append(event("x", Some("k")), Timestamp(99), &retention).expect("remembered").duplicate);
-    assert!(!log.append(event("x", Some("k")), Timestamp(100), &retention).expect("forgotten").duplicate);
+    log.append(event("x", Some("k")), Timestamp(0), &retention, None).expect("appended");
+    log.append(event("z", None), Timestamp(1), &retention, None).expect("appended");
+    assert!(
+        log.append(event("x", Some("k")), Timestamp(99), &retention, None).expect("remembered").duplicate
+    );
+    assert!(
+        !log.append(event("x", Some("k")), Timestamp(100), &retention, None).expect("forgotten").duplicate
+    );
 }
 
 #[test]
@@ -115,7 +119,7 @@ fn only_what_cannot_be_served_is_a_gap() {
     assert_eq!(located(&log, Start::After(9)), (10, true));
     assert_eq!(log.resumed_from().offset, 10);
     for text in ["1", "2", "3"] {
-        log.append(event(text, None), Timestamp(0), &retention).expect("appended");
+        log.append(event(text, None), Timestamp(0), &retention, None).expect("appended");
     }
     assert_eq!(located(&log, Start::After(11)), (11, false), "12 comes next and is retained");
     assert_eq!(located(&log, Start::After(10)), (11, true), "11 is gone");
@@ -131,7 +135,7 @@ fn only_what_cannot_be_served_is_a_gap() {
 fn a_page_ends_by_count_or_bytes_but_has_one_event() {
     let (mut log, retention) = (log(), Retention::default());
     for _ in 0..5 {
-        log.append(event("0123456789", None), Timestamp(0), &retention).expect("appended");
+        log.append(event("0123456789", None), Timestamp(0), &retention, None).expect("appended");
     }
     for (events_max, bytes_max, expected) in [(3, 1000, 3), (10, 20, 2), (10, 21, 3), (10, 1, 1), (0, 1, 0)] {
         let mut out = Vec::new();
@@ -143,7 +147,7 @@ fn a_page_ends_by_count_or_bytes_but_has_one_event() {
 #[test]
 fn time_does_not_step_back() {
     let (mut log, retention) = (log(), Retention::default());
-    log.append(event("a", None), Timestamp(100), &retention).expect("appended");
-    let second = log.append(event("b", None), Timestamp(50), &retention).expect("appended");
+    log.append(event("a", None), Timestamp(100), &retention, None).expect("appended");
+    let second = log.append(event("b", None), Timestamp(50), &retention, None).expect("appended");
     assert_eq!(second.time, Timestamp(100));
 }

@@ -30,6 +30,8 @@ pub enum ClientMessage<'a> {
         channel: ChannelName,
         /// The unread `since`.
         since: Option<Cow<'a, str>>,
+        /// The state first, then what comes after it.
+        snapshot: bool,
     },
     /// Stop that.
     Unsubscribe {
@@ -77,6 +79,8 @@ struct RawMessage<'a> {
     channel: Option<Cow<'a, str>>,
     #[serde(borrow, default)]
     since: Option<Cow<'a, str>>,
+    #[serde(default)]
+    snapshot: Option<bool>,
     #[serde(borrow, default)]
     event: Option<Cow<'a, str>>,
     #[serde(borrow, default)]
@@ -132,7 +136,15 @@ impl<'a> ClientMessage<'a> {
             None => Err(missing("channel")),
         };
         match kind {
-            "subscribe" => Ok(Self::Subscribe { channel: channel()?, since: raw.since }),
+            "subscribe" => {
+                let (channel, snapshot) = (channel()?, raw.snapshot.unwrap_or(false));
+                if snapshot && raw.since.is_some() {
+                    return Err(invalid(
+                        "pass either since or snapshot; a snapshot says where to go on by itself",
+                    ));
+                }
+                Ok(Self::Subscribe { channel, since: raw.since, snapshot })
+            }
             "unsubscribe" => Ok(Self::Unsubscribe { channel: channel()? }),
             "ping" => Ok(Self::Ping),
             "publish" => {
@@ -238,6 +250,13 @@ pub mod server {
     pub fn gap(gap: &[u8]) -> Vec<u8> {
         let mut out = b"{\"type\":\"gap\",".to_vec();
         out.extend_from_slice(&gap[1..]);
+        out
+    }
+
+    /// `snapshot`: what [`crate::wire::poll::snapshot`] makes, with its type.
+    pub fn snapshot(snapshot: &[u8]) -> Vec<u8> {
+        let mut out = b"{\"type\":\"snapshot\",".to_vec();
+        out.extend_from_slice(&snapshot[1..]);
         out
     }
 

@@ -82,19 +82,34 @@ pub fn published(channel: &str, id: EventId, time: Timestamp, duplicate: bool) -
         .into_bytes()
 }
 
-/// A snapshot: the latest retained event, and the position right after it.
-pub fn snapshot(
-    channel: &str,
-    cursor: EventId,
-    state: Option<&Event>,
-    events: usize,
-    bytes: usize,
-) -> Vec<u8> {
+/// What a snapshot shows of a channel.
+#[derive(Debug, Clone)]
+pub enum State {
+    /// One event, or nothing.
+    Last(Option<Arc<Event>>),
+    /// The latest event of each key.
+    Keyed(Vec<Arc<Event>>),
+}
+
+/// A snapshot: the state, and the position right after everything that made it. `retained` is how many events
+/// of how many bytes the log has.
+pub fn snapshot(channel: &str, cursor: EventId, state: &State, retained: (usize, usize)) -> Vec<u8> {
     let mut out = format!("{{\"channel\":\"{channel}\",\"cursor\":\"{cursor}\",\"state\":").into_bytes();
     match state {
-        Some(event) => json::push_alone(&mut out, event),
-        None => out.extend_from_slice(b"null"),
+        State::Last(Some(event)) => json::push_alone(&mut out, event),
+        State::Last(None) => out.extend_from_slice(b"null"),
+        State::Keyed(events) => {
+            out.push(b'[');
+            for (index, event) in events.iter().enumerate() {
+                if index > 0 {
+                    out.push(b',');
+                }
+                json::push_alone(&mut out, event);
+            }
+            out.push(b']');
+        }
     }
+    let (events, bytes) = retained;
     out.extend_from_slice(format!(",\"events\":{events},\"bytes\":{bytes}}}").as_bytes());
     out
 }

@@ -11,9 +11,14 @@ use crate::event::{Event, Kind};
 /// A comment that keeps the connection busy.
 pub const HEARTBEAT: &[u8] = b":\n\n";
 
-/// The start of a stream: how long to wait before reconnecting, and where the stream stands.
-pub fn opening(out: &mut Vec<u8>, retry_ms: u64, cursor: &str) {
-    out.extend_from_slice(format!("retry: {retry_ms}\nid: {cursor}\n\n").as_bytes());
+/// The start of a stream: how long to wait before reconnecting, and where the stream stands, if a client could
+/// resume there.
+pub fn opening(out: &mut Vec<u8>, retry_ms: u64, cursor: Option<&str>) {
+    out.extend_from_slice(format!("retry: {retry_ms}\n").as_bytes());
+    if let Some(cursor) = cursor {
+        out.extend_from_slice(format!("id: {cursor}\n").as_bytes());
+    }
+    out.push(b'\n');
 }
 
 /// An event of a stream of one channel; its `id:` is the event's own.
@@ -39,6 +44,15 @@ pub fn event_of_many(out: &mut Vec<u8>, event: &Event, cursor: &str) {
     push_name(out, event);
     out.extend_from_slice(b"data: ");
     json::push_with_channel(out, event);
+    out.extend_from_slice(b"\nid: ");
+    out.extend_from_slice(cursor.as_bytes());
+    out.extend_from_slice(b"\n\n");
+}
+
+/// A snapshot as [`super::poll`] makes it, and the position right after it.
+pub fn snapshot(out: &mut Vec<u8>, snapshot: &[u8], cursor: &str) {
+    out.extend_from_slice(b"event: tidewire.snapshot\ndata: ");
+    out.extend_from_slice(snapshot);
     out.extend_from_slice(b"\nid: ");
     out.extend_from_slice(cursor.as_bytes());
     out.extend_from_slice(b"\n\n");

@@ -84,6 +84,8 @@ pub(crate) struct ReadRequest {
     pub(crate) several: bool,
     /// `since`, unread.
     pub(crate) since: Option<String>,
+    /// The state comes first.
+    pub(crate) snapshot: bool,
     /// The most events of an answer.
     pub(crate) limit: usize,
     /// How long to hold the answer.
@@ -102,7 +104,7 @@ impl ReadRequest {
     ) -> Result<Self, Problem> {
         let streams = request.accepts_event_stream();
         let known: &[&str] = match (&channel, streams) {
-            (Some(_), true) => &["since"],
+            (Some(_), true) => &["since", "snapshot"],
             (Some(_), false) => &["since", "limit", "wait"],
             (None, true) => &["channel", "since"],
             (None, false) => &["channel", "since", "limit", "wait"],
@@ -114,6 +116,15 @@ impl ReadRequest {
             None => channels(&query, limits.channels_per_request)?,
         };
         let since = query.one("since")?.map(str::to_owned);
+        let snapshot = match query.one("snapshot")? {
+            None | Some("0") => false,
+            Some("1") => true,
+            Some(_) => return Err(invalid("snapshot must be 1 or 0".to_owned())),
+        };
+        if snapshot && since.is_some() {
+            let detail = "pass either since or snapshot; a snapshot says where to go on by itself";
+            return Err(invalid(detail.to_owned()));
+        }
         let limit = number(query.one("limit")?, "limit", 1.0, limits.page_events as f64)?;
         let wait = query.one("wait")?;
         let wait_ms = match wait {
@@ -125,7 +136,7 @@ impl ReadRequest {
             return Err(invalid("limit must be a whole number".to_owned()));
         }
         let limit = limit.map_or(LIMIT_DEFAULT.min(limits.page_events), |limit| limit as usize);
-        Ok(Self { channels, several, since, limit, wait_ms })
+        Ok(Self { channels, several, since, snapshot, limit, wait_ms })
     }
 
     /// The channels' names.

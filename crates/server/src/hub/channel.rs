@@ -4,15 +4,17 @@
 use std::sync::{Arc, Mutex};
 
 use tidewire_core::cursor::Start;
-use tidewire_core::limits::{Durability, Policy, Retention};
+use tidewire_core::limits::{Durability, Policy, Retention, StateKind};
+use tidewire_core::log::state::StateSize;
 use tidewire_core::log::{ChannelLog, Evicted, Position};
 use tidewire_core::record::{self, Summary};
+use tidewire_core::wire::poll;
 use tidewire_core::{ChannelName, Epoch, Event, EventId, Timestamp};
 
-use super::lock;
+use super::{OnDiskEvent, lock};
 use crate::store::commit::Erasure;
 use crate::store::retention::Extent;
-use crate::store::{Disk, StoredChannel};
+use crate::store::{ChannelRecord, Disk, StoredChannel};
 
 /// One channel: its log, and who wants to hear of it.
 #[derive(Debug)]
@@ -47,6 +49,7 @@ pub(super) struct OnDisk {
     erased_total: u64,
     erasing: bool,
     newest: Summary,
+    state: StateSize,
     /// The oldest event, if it was looked at.
     oldest: Option<Summary>,
     /// Events on their way to the disk.
@@ -72,6 +75,17 @@ pub struct Located {
     pub position: Position,
     /// Where it is said to resume after a gap.
     pub resumed_from: EventId,
+}
+
+/// A channel's state, and where it stands with it.
+#[derive(Debug, Clone)]
+pub struct Snapshot {
+    /// The position right after all that made the state.
+    pub cursor: EventId,
+    /// The state.
+    pub state: poll::State,
+    /// How many events of how many bytes are retained.
+    pub retained: (usize, usize),
 }
 
 /// Why there is nothing to read at a position.
@@ -102,14 +116,16 @@ impl Channel {
         let (head, on_disk, latest) = match stored {
             Ok(StoredChannel { record, head, newest, latest }) => {
                 let floor = record.floor.max(head.saturating_sub(policy.retention.events as u64));
-                let erased_total = record.floor_total;
-                let on_disk = OnDisk::new(record.number, floor, record.floor, erased_total, newest);
+                let on_disk = OnDisk::new(record, floor, newest);
                 // One that cannot be read is found out by whoever wants to.
                 let id = EventId { epoch, offset: head };
                 let latest = latest.and_then(|latest| record::decode(&name, id, &latest).ok());
                 (head, on_disk, latest)
             }
-            Err(floor) => (floor, OnDisk::new(0, floor, floor, 0, none), None),
+            Err(floor) => {
+                let record = ChannelRecord { floor, ..ChannelRecord::default() };
+                (floor, OnDisk::new(record, floor, none), None)
+            }
         };
         let mut log = ChannelLog::new(name.clone(), epoch, head - u64::from(latest.is_some()));
         if let Some(latest) = latest {
@@ -233,21 +249,40 @@ impl Channel {
         }
     }
 
-    /// The newest event in memory, with the channel's position, and how many events and bytes are kept.
-    pub fn summary(&self) -> (EventId, Option<Arc<Event>>, usize, usize) {
+    /// What its state is.
+    pub fn state_kind(&self) -> StateKind {
+        if self.policy.durability == Durability::None { StateKind::None } else { self.policy.state }
+    }
+
+    /// The state, if it is in memory.
+    pub fn snapshot(&self) -> Option<Snapshot> {
         let state = lock(&self.state);
         let (head, log) = (state.log.head(), &state.log);
-        if self.policy.durability == Durability::None {
-            return (self.id(head), None, 0, 0);
-        }
-        let (events, bytes) = match &state.on_disk {
-            None => (log.len(), log.bytes()),
+        let is_stored = state.on_disk.as_ref().is_some_and(|on_disk| on_disk.number != 0);
+        let shown = match self.state_kind() {
+            StateKind::None => poll::State::Last(None),
+            StateKind::Keyed if is_stored => return None,
+            StateKind::Keyed => poll::State::Keyed(log.state().events()),
+            StateKind::Last if log.is_empty() && self.floor_in(&state) < head => return None,
+            StateKind::Last => poll::State::Last(log.latest().cloned()),
+        };
+        Some(Snapshot { cursor: self.id(head), state: shown, retained: self.retained_in(&state) })
+    }
+
+    /// How many events of how many bytes are retained.
+    pub fn retained(&self) -> (usize, usize) {
+        self.retained_in(&lock(&self.state))
+    }
+
+    fn retained_in(&self, state: &State) -> (usize, usize) {
+        match &state.on_disk {
+            _ if self.policy.durability == Durability::None => (0, 0),
+            None => (state.log.len(), state.log.bytes()),
             Some(on_disk) => {
                 let bytes = on_disk.newest.total.saturating_sub(on_disk.erased_total);
-                ((head - on_disk.floor) as usize, bytes as usize)
+                ((state.log.head() - on_disk.floor) as usize, bytes as usize)
             }
-        };
-        (self.id(head), log.latest().cloned(), events, bytes)
+        }
     }
 
     /// How many events the slowest shard has yet to take.
@@ -325,13 +360,20 @@ impl Channel {
         }
     }
 
-    /// The number in the store, the newest offset, and the newest event's time and running total.
-    pub(crate) fn standing(&self) -> (u64, u64, Summary) {
+    /// What the store has of it, the newest offset, and the newest event's time and running total.
+    pub(crate) fn standing(&self) -> (ChannelRecord, u64, Summary) {
         let state = lock(&self.state);
-        let none = (0, Summary { time: Timestamp(0), total: 0 });
-        let (number, newest) =
-            state.on_disk.as_ref().map_or(none, |on_disk| (on_disk.number, on_disk.newest));
-        (number, state.log.head(), newest)
+        let none = (ChannelRecord::default(), Summary { time: Timestamp(0), total: 0 });
+        let (record, newest) = state.on_disk.as_ref().map_or(none, |on_disk| {
+            let record = ChannelRecord {
+                number: on_disk.number,
+                floor: on_disk.erased,
+                floor_total: on_disk.erased_total,
+                state: on_disk.state,
+            };
+            (record, on_disk.newest)
+        });
+        (record, state.log.head(), newest)
     }
 
     /// The number in the store and the newest offset, if anything is stored.
@@ -398,18 +440,18 @@ impl State {
     /// Takes over an event that is on disk.
     pub(super) fn adopt(
         &mut self,
-        event: Arc<Event>,
-        number: u64,
-        total: u64,
+        event: OnDiskEvent,
         now: Timestamp,
         window: &Retention,
         events_max: usize,
     ) {
+        let OnDiskEvent { event, number, total, state } = event;
         let (offset, time) = (event.id.offset, event.time);
         self.log.adopt(event, now, window);
         if let Some(on_disk) = &mut self.on_disk {
             on_disk.number = number;
             on_disk.newest = Summary { time, total };
+            on_disk.state = state;
             on_disk.floor = on_disk.floor.max(offset.saturating_sub(events_max as u64));
         }
     }
@@ -437,7 +479,17 @@ impl State {
 }
 
 impl OnDisk {
-    fn new(number: u64, floor: u64, erased: u64, erased_total: u64, newest: Summary) -> Self {
-        Self { number, floor, erased, erased_total, erasing: false, newest, oldest: None, submitted: 0 }
+    fn new(record: ChannelRecord, floor: u64, newest: Summary) -> Self {
+        Self {
+            number: record.number,
+            floor,
+            erased: record.floor,
+            erased_total: record.floor_total,
+            erasing: false,
+            newest,
+            state: record.state,
+            oldest: None,
+            submitted: 0,
+        }
     }
 }

@@ -111,7 +111,7 @@ impl Hub {
             if !channel.is_on_disk() {
                 self.floor.fetch_max(state.log.head(), Ordering::AcqRel);
             }
-            self.account(state.log.bytes(), 0);
+            self.account(state.log.held_bytes(), 0);
             self.channels.fetch_sub(1, Ordering::Relaxed);
             false
         });

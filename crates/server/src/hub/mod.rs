@@ -13,15 +13,17 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tidewire_core::error::{Code, Problem};
-use tidewire_core::limits::{Durability, Limits, Policy};
+use tidewire_core::limits::{Durability, Limits, Policy, StateKind};
 use tidewire_core::log::Appended;
+use tidewire_core::log::state::StateSize;
+use tidewire_core::wire::poll::State;
 use tidewire_core::{ChannelName, Epoch, Event, EventId, NewEvent, Timestamp};
 
 use crate::settings::Settings;
 use crate::shard::{Inbox, Message};
 use crate::store::commit::{Order, Submission, Waiter};
 use crate::store::{Disk, Store, StoreError, StoredChannel, Totals};
-pub use channel::{Channel, Located, Unread};
+pub use channel::{Channel, Located, Snapshot, Unread};
 
 /// Lookups of different channels rarely meet on one lock.
 const STRIPES: usize = 64;
@@ -58,12 +60,13 @@ struct Durable {
     floor: u64,
 }
 
-/// An event that is on disk, with the channel's number and running total there.
+/// An event that is on disk, with the channel's number, running total and size of state there.
 #[derive(Debug)]
 pub(crate) struct OnDiskEvent {
     pub(crate) event: Arc<Event>,
     pub(crate) number: u64,
     pub(crate) total: u64,
+    pub(crate) state: StateSize,
 }
 
 /// Shards to tell of new events: the shard, and the channel's slot in it.
@@ -150,6 +153,15 @@ impl Hub {
         EventId { epoch: self.epoch(name), offset }
     }
 
+    /// What a snapshot of a channel that does not exist shows.
+    pub fn empty_snapshot(&self, name: &str) -> Snapshot {
+        let state = match self.policy_of(name).state {
+            StateKind::Keyed => State::Keyed(Vec::new()),
+            StateKind::Last | StateKind::None => State::Last(None),
+        };
+        Snapshot { cursor: self.empty_position(name), state, retained: (0, 0) }
+    }
+
     /// The channel, made if need be.
     ///
     /// # Errors
@@ -224,9 +236,10 @@ impl Hub {
                 continue; // the sweep took it in between; the next look-up makes it anew
             }
             self.make_room(&mut state.log, &new)?;
-            let before = state.log.bytes();
-            let outcome = state.log.append(new, now, channel.window());
-            self.account(before, state.log.bytes());
+            let before = state.log.held_bytes();
+            let keyed = (channel.state_kind() == StateKind::Keyed).then(|| self.limits());
+            let outcome = state.log.append(new, now, channel.window(), keyed);
+            self.account(before, state.log.held_bytes());
             let appended = outcome?;
             if !appended.duplicate {
                 for interest in state.interests.iter_mut().filter(|interest| !interest.told) {
@@ -246,11 +259,10 @@ impl Hub {
         now: Timestamp,
         told: &mut Told,
     ) -> Published {
-        let OnDiskEvent { event, number, total } = on_disk;
-        let appended = Appended { id: event.id, time: event.time, duplicate: false };
+        let appended = Appended { id: on_disk.event.id, time: on_disk.event.time, duplicate: false };
         let mut state = lock(&channel.state);
         let before = state.log.bytes();
-        state.adopt(event, number, total, now, channel.window(), channel.retention().events);
+        state.adopt(on_disk, now, channel.window(), channel.retention().events);
         for interest in state.interests.iter_mut().filter(|interest| !interest.told) {
             interest.told = true;
             told.push((interest.shard, interest.slot));
@@ -282,7 +294,8 @@ impl Hub {
             }
             for event in events {
                 total += event.size_bytes() as u64;
-                self.adopt(channel, OnDiskEvent { event, number, total }, now, told);
+                let state = stored.record.state;
+                self.adopt(channel, OnDiskEvent { event, number, total, state }, now, told);
             }
         }
     }

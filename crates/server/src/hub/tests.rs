@@ -41,7 +41,7 @@ fn history_of_all_channels_is_bounded_and_shared_fairly() {
         publish(&hub, "late", 100, step).expect("the greedy one gives way");
         assert!(hub.usage().1 <= 10_000, "{}", hub.usage().1);
     }
-    let held = |name: &str| find(&hub, name).summary().3;
+    let held = |name: &str| find(&hub, name).retained().1;
     assert!(held("late") >= 4000 && held("greedy") >= 4000, "{} {}", held("late"), held("greedy"));
     assert_eq!(publish(&hub, "late", 10_001, 300), Err(Code::HistoryFull));
     assert_eq!(hub.usage().1, held("late") + held("greedy"));

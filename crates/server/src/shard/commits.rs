@@ -188,7 +188,7 @@ impl Shard {
     }
 
     /// Writes the answers in `out` to a connection, behind whatever its socket has yet to take.
-    fn send_answers(&mut self, id: Option<u32>) {
+    pub(super) fn send_answers(&mut self, id: Option<u32>) {
         let Some(id) = id else { return };
         if let Some(connection) = self.connections.get_mut(id as usize)
             && !matches!(connection.protocol, Protocol::Closing { .. })

@@ -10,6 +10,7 @@ use tidewire_core::liveness::Liveness;
 
 use super::channels::Subscription;
 use super::long_poll::LongPoll;
+use super::snapshots::SnapshotRequest;
 use super::upload::Upload;
 use super::websocket::WebSocket;
 use crate::metrics::Transport;
@@ -68,6 +69,8 @@ pub(super) enum Protocol {
     Upload(Box<Upload>),
     /// A held long poll.
     LongPoll(Box<LongPoll>),
+    /// A request for a snapshot that is being read from disk.
+    Snapshot(Box<SnapshotRequest>),
     /// A stream of server-sent events.
     EventStream {
         /// Heartbeats and stalls.
@@ -190,7 +193,7 @@ impl Protocol {
     /// What the connection counts as.
     pub(super) fn transport(&self) -> Transport {
         match self {
-            Self::Http { .. } | Self::Upload(_) | Self::Closing { .. } => Transport::Http,
+            Self::Http { .. } | Self::Upload(_) | Self::Snapshot(_) | Self::Closing { .. } => Transport::Http,
             Self::LongPoll(_) => Transport::LongPoll,
             Self::EventStream { .. } => Transport::EventStream,
             Self::WebSocket(_) => Transport::WebSocket,

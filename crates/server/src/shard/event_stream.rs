@@ -43,10 +43,13 @@ impl Shard {
             }
         }
         self.push_head(exchange);
-        self.begin_stream(id, &read, since.as_ref(), requested.unwrap_or_default());
+        let state_first = self.begin_stream(id, &read, since.as_ref(), requested.unwrap_or_default());
         let liveness = Liveness::new(self.now_ms, &self.settings.limits, u64::from(id));
         self.connections[id as usize].protocol = Protocol::EventStream { liveness, several: read.several };
         self.counters.change(Transport::Http, Transport::EventStream);
+        if state_first {
+            self.begin_with_snapshot(id, 0, None);
+        }
         self.arm_at(id, self.now_ms + self.settings.limits.heartbeat_ms / 2);
         Ok(())
     }
@@ -60,14 +63,14 @@ impl Shard {
             .end();
     }
 
-    /// Sets all subscriptions to where the stream begins, and says so.
+    /// Sets all subscriptions to where the stream begins, and says so. True if the state comes first.
     fn begin_stream(
         &mut self,
         id: u32,
         read: &ReadRequest,
         since: Option<&tidewire_core::Since>,
         requested: &str,
-    ) {
+    ) -> bool {
         let subscriptions = &mut self.connections[id as usize].subscriptions;
         let channels: Vec<_> =
             subscriptions.iter().map(|s| self.channels[s.channel as usize].channel.clone()).collect();
@@ -86,11 +89,15 @@ impl Shard {
         }
         let cursor = joined_cursor(&positions);
         debug_assert_eq!(read.channels.len(), positions.len());
-        sse::opening(&mut self.out, RETRY_MS, &cursor);
+        // A stream that resumes needs no state, unless it missed something. Whoever is cut off before the state
+        // comes must ask for it again, and not resume after it.
+        let state_first = read.snapshot && (since.is_none() || !gaps.is_empty());
+        sse::opening(&mut self.out, RETRY_MS, (!state_first).then_some(cursor.as_str()));
         for (name, resumed_from) in gaps {
             self.counters.gaps.add(1);
             let gap = poll::gap(&[name], false, requested, &resumed_from.to_string());
             sse::gap(&mut self.out, &gap, &cursor);
         }
+        state_first
     }
 }

@@ -8,10 +8,11 @@ use bytes::Bytes;
 use tidewire_core::cursor::Start;
 use tidewire_core::http1::if_none_match;
 use tidewire_core::wire::poll::Page;
-use tidewire_core::{ChannelName, Code, Event, EventId, Problem, Since};
+use tidewire_core::{ChannelName, Event, EventId, Problem, Since};
 
 use super::Shard;
 use super::connection::Protocol;
+use super::timers::late;
 use crate::http::answer::Exchange;
 use crate::http::read::{Begin, Missing, Reader, begin_anew, gather, joined_cursor};
 use crate::http::route::{LIMIT_DEFAULT, ReadRequest};
@@ -276,8 +277,7 @@ impl Shard {
                 self.push_answer(id, &reply, &answer, same);
             }
             Err(OnDisk(..)) => {
-                let detail = "the events could not be read from disk in time; try again in a moment";
-                reply.exchange.problem(&mut self.out, &Problem::new(Code::Unavailable, detail), &[]);
+                reply.exchange.problem(&mut self.out, &late(), &[]);
                 self.after_answer(id, reply.exchange);
             }
         }
@@ -300,6 +300,7 @@ impl Shard {
             several: poll.reply.several,
             // A gap names the position that is gone.
             since: Some(joined_cursor(&positions)),
+            snapshot: false,
             limit: poll.reply.limit,
             wait_ms: None,
         };

@@ -14,6 +14,7 @@ mod pump;
 mod raw;
 mod replay;
 mod requests;
+mod snapshots;
 mod subscriptions;
 mod timers;
 mod turn;

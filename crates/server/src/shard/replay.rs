@@ -11,7 +11,7 @@ use super::Shard;
 use super::connection::Protocol;
 use super::raw::close_code;
 use crate::hub::Channel;
-use crate::store::load::{Amount, Load, Loaded};
+use crate::store::load::{Amount, Load, Loaded, Outcome, What};
 
 /// How many connections get a part of their history at a time.
 const TURNS: usize = 16;
@@ -50,27 +50,30 @@ impl Shard {
                 _ => Amount::Stream,
             };
             let (shard, serial) = (self.index, connection.serial);
-            disk.loads.push(Load { channel, after, amount, shard, connection: id, serial });
+            let what = What::Events { after, amount };
+            disk.loads.push(Load { channel, what, shard, connection: id, serial });
         }
     }
 
     pub(super) fn handle_loaded(&mut self, loaded: Loaded) {
-        let Loaded { connection: id, serial, outcome } = loaded;
+        let Loaded { connection: id, serial, channel, outcome } = loaded;
         let Some(connection) = self.connections.get_mut(id as usize) else { return };
         if connection.serial != serial {
             return;
         }
-        connection.loading = false;
         match outcome {
-            Ok(chunk) => {
+            Outcome::Events(Ok(chunk)) => {
+                connection.loading = false;
                 connection.chunk = chunk;
                 self.queue_replay(id);
             }
-            Err(problem) => {
+            Outcome::Events(Err(problem)) => {
+                connection.loading = false;
                 self.handle_unreadable(id, &problem);
-                self.discard_output();
             }
+            Outcome::State(state, note) => self.handle_state(id, &channel, state, note.as_deref()),
         }
+        self.discard_output();
     }
 
     /// The history that a connection wants cannot be read: it is told, or closed; never served less.
@@ -90,7 +93,10 @@ impl Shard {
                 self.start_closing(id, encode_close(close_code(problem), problem.code.as_str()));
             }
             Protocol::EventStream { .. } => self.start_closing(id, Bytes::new()),
-            Protocol::Http { .. } | Protocol::Upload(_) | Protocol::Closing { .. } => {}
+            Protocol::Http { .. }
+            | Protocol::Upload(_)
+            | Protocol::Snapshot(_)
+            | Protocol::Closing { .. } => {}
         }
     }
 }

@@ -4,7 +4,6 @@
 use bytes::Bytes;
 use tidewire_core::cursor::Start;
 use tidewire_core::http1::{BodyLength, Method, Query, Request, if_none_match};
-use tidewire_core::wire::poll;
 use tidewire_core::{ChannelName, Code, Problem};
 
 use super::Shard;
@@ -70,7 +69,7 @@ impl Shard {
             Route::Events => return self.handle_read(id, request, exchange, None),
             Route::WebSocket => return self.open_websocket(id, request, None),
             Route::ChannelWebSocket(channel) => return self.open_websocket(id, request, Some(channel)),
-            Route::Channel(channel) => self.answer_snapshot(request, exchange, &channel)?,
+            Route::Channel(channel) => return self.answer_snapshot(id, request, exchange, channel),
             Route::Health | Route::Ready | Route::Metrics => self.answer_status(&route, request, exchange)?,
             Route::Other => self.answer_page(request, exchange)?,
         }
@@ -96,38 +95,6 @@ impl Shard {
         let reply = Reply::new(exchange, &read, since.as_ref(), default);
         let if_none_match = request.header("if-none-match")?.map(str::to_owned);
         self.answer_poll_or_hold(id, read, found, reply, if_none_match)
-    }
-
-    fn answer_snapshot(
-        &mut self,
-        request: &Request<'_, '_>,
-        exchange: Exchange,
-        name: &ChannelName,
-    ) -> Result<(), Problem> {
-        Query::parse(request.query, &[])?;
-        let (cursor, events, bytes, body) = match self.hub.find(name)? {
-            Some(channel) => {
-                let (cursor, latest, events, bytes) = channel.summary();
-                (
-                    cursor,
-                    events,
-                    bytes,
-                    poll::snapshot(name.as_str(), cursor, latest.as_deref(), events, bytes),
-                )
-            }
-            None => {
-                let cursor = self.hub.empty_position(name.as_str());
-                (cursor, 0, 0, poll::snapshot(name.as_str(), cursor, None, 0, 0))
-            }
-        };
-        let etag = format!("\"s{cursor}-{events}-{bytes}\"");
-        if request.header("if-none-match")?.is_some_and(|header| if_none_match(header, &etag)) {
-            exchange.not_modified(&mut self.out, &etag, "public, no-cache");
-        } else {
-            let fields = [("ETag", etag.as_str()), ("Cache-Control", "public, no-cache")];
-            exchange.json(&mut self.out, 200, &fields, &body);
-        }
-        Ok(())
     }
 
     fn answer_status(

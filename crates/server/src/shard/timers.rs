@@ -57,6 +57,7 @@ impl Shard {
             }
             Protocol::Upload(upload) => at(upload.deadline_ms, now_ms),
             Protocol::LongPoll(poll) => at(poll.deadline_ms, now_ms),
+            Protocol::Snapshot(request) => at(request.deadline_ms, now_ms),
             Protocol::EventStream { liveness, .. } => liveness.poll_due(now_ms, limits, false),
             Protocol::WebSocket(websocket) => websocket.liveness.poll_due(now_ms, limits, true),
         };
@@ -87,6 +88,9 @@ impl Shard {
         let connection = &self.connections[id as usize];
         match &connection.protocol {
             Protocol::LongPoll(_) => self.end_long_poll(id),
+            Protocol::Snapshot(_) => {
+                self.finish_snapshot(id, Err(late()));
+            }
             Protocol::WebSocket(_) => {
                 self.counters.silent.add(1);
                 self.start_closing(id, encode_close(CloseCode::NO_SIGN_OF_LIFE, "no_sign_of_life"));
@@ -135,10 +139,21 @@ impl Shard {
                     self.start_closing(id, Bytes::new());
                 }
             }
-            Protocol::Http { .. } | Protocol::Upload(_) => self.start_closing(id, Bytes::new()),
+            // Its answers are on their way.
+            Protocol::Http { .. } if connection.owed > 0 => {
+                self.connections[id as usize].finishing = true;
+            }
+            Protocol::Http { .. } | Protocol::Upload(_) | Protocol::Snapshot(_) => {
+                self.start_closing(id, Bytes::new());
+            }
             Protocol::Closing { .. } => {}
         }
     }
+}
+
+/// What was asked of the disk does not come.
+pub(super) fn late() -> Problem {
+    Problem::new(Code::Unavailable, "the disk does not answer in time; try again in a moment")
 }
 
 /// A plain deadline in the words of liveness.

@@ -108,7 +108,7 @@ impl Shard {
 
     fn handle_bytes(&mut self, id: u32, bytes: &mut [u8]) {
         match &self.connections[id as usize].protocol {
-            Protocol::Http { .. } | Protocol::Upload(_) | Protocol::LongPoll(_) => {
+            Protocol::Http { .. } | Protocol::Upload(_) | Protocol::LongPoll(_) | Protocol::Snapshot(_) => {
                 self.handle_request_bytes(id, bytes)
             }
             Protocol::WebSocket(_) => self.handle_websocket_bytes(id, bytes),
@@ -147,7 +147,7 @@ impl Shard {
         if let Some(connection) = self.connections.get_mut(id as usize)
             && matches!(
                 connection.protocol,
-                Protocol::Http { .. } | Protocol::Upload(_) | Protocol::LongPoll(_)
+                Protocol::Http { .. } | Protocol::Upload(_) | Protocol::LongPoll(_) | Protocol::Snapshot(_)
             )
         {
             connection.input = rest.to_vec();
@@ -210,6 +210,7 @@ impl Shard {
             // A stream's reader that stops sending has gone; one that only shut down its side is
             // rare, and reconnects.
             Protocol::LongPoll(_)
+            | Protocol::Snapshot(_)
             | Protocol::EventStream { .. }
             | Protocol::WebSocket(_)
             | Protocol::Upload(_) => {

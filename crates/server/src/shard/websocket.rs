@@ -152,8 +152,8 @@ impl Shard {
     fn handle_text(&mut self, id: u32, text: &str) {
         let (message_id, message) = ClientMessage::parse(text);
         let outcome = message.and_then(|message| match message {
-            ClientMessage::Subscribe { channel, since } => {
-                self.handle_subscribe(id, &channel, since.as_deref(), message_id)
+            ClientMessage::Subscribe { channel, since, snapshot } => {
+                self.handle_subscribe(id, &channel, since.as_deref(), snapshot, message_id)
             }
             ClientMessage::Unsubscribe { channel } => {
                 if let Some(slot) = self.subscription(id, channel.as_str()) {
@@ -180,6 +180,7 @@ impl Shard {
         id: u32,
         name: &ChannelName,
         requested: Option<&str>,
+        snapshot: bool,
         message_id: MessageId<'_>,
     ) -> Result<(), Problem> {
         let since = requested.map(Since::parse).transpose()?;
@@ -189,6 +190,10 @@ impl Shard {
         }
         check_count(self.connections[id as usize].subscriptions.len(), &self.settings.limits)?;
         let slot = self.subscribe(id, name)?;
+        if snapshot {
+            self.begin_with_snapshot(id, slot, message_id);
+            return Ok(());
+        }
         let subscription = &mut self.connections[id as usize].subscriptions[slot as usize];
         let channel = &self.channels[subscription.channel as usize].channel;
         let epoch = channel.epoch();

@@ -192,7 +192,7 @@ impl Committer {
     }
 
     fn write(&mut self, store: &Store, orders: &[Order], now: Timestamp) -> Result<Vec<Outcome>, StoreError> {
-        let mut draft = Draft::new(store, self.totals, now);
+        let mut draft = Draft::new(store, self.hub.limits(), self.totals, now);
         let outcomes: Result<Vec<Outcome>, StoreError> = orders
             .iter()
             .map(|order| match order {

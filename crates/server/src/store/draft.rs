@@ -4,13 +4,14 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use tidewire_core::limits::{Limits, StateKind};
 use tidewire_core::log::Appended;
 use tidewire_core::log::receipts::{self, Receipt};
 use tidewire_core::record;
 use tidewire_core::{Event, EventId, NewEvent, Problem, Timestamp};
 
 use super::commit::Erasure;
-use super::{ChannelRecord, KEY_NEXT_CHANNEL, Store, StoreError, Totals, event_key, text_key};
+use super::{ChannelRecord, KEY_NEXT_CHANNEL, Store, StoreError, Totals, event_key, keyed, text_key};
 use crate::hub::{Channel, OnDiskEvent};
 
 /// What a commit makes of an order, once it is written.
@@ -28,50 +29,58 @@ pub(super) enum Outcome {
 
 pub(super) struct Draft<'a> {
     store: &'a Store,
+    limits: &'a Limits,
     batch: fjall::OwnedWriteBatch,
     totals: Totals,
     now: Timestamp,
     channels: HashMap<*const Channel, Standing>,
-    is_empty: bool,
 }
 
 /// Where a channel stands with this commit so far.
 #[derive(Debug)]
 struct Standing {
-    number: u64,
+    channel: Arc<Channel>,
+    record: ChannelRecord,
+    record_changed: bool,
     head: u64,
     total: u64,
     time: Timestamp,
     receipts: HashMap<Box<str>, Receipt>,
+    /// The bytes that keys' events have in the state now.
+    state: HashMap<Box<str>, Option<u64>>,
 }
 
 impl<'a> Draft<'a> {
-    pub(super) fn new(store: &'a Store, totals: Totals, now: Timestamp) -> Self {
+    pub(super) fn new(store: &'a Store, limits: &'a Limits, totals: Totals, now: Timestamp) -> Self {
         let batch = store.batch();
-        Self { store, batch, totals, now, channels: HashMap::new(), is_empty: true }
+        Self { store, limits, batch, totals, now, channels: HashMap::new() }
     }
 
-    /// Adds an event, unless its idempotency key was used before.
+    /// Adds an event, unless its idempotency key was used before, or its channel's state has no room.
     pub(super) fn publish(&mut self, channel: &Arc<Channel>, new: &NewEvent) -> Result<Outcome, StoreError> {
         let digest = new.idempotency_key.as_ref().map(|_| receipts::digest(new));
-        let (store, now) = (self.store, self.now);
+        let (store, now, limits) = (self.store, self.now, self.limits);
         let standing = self.standing(channel);
-        if let (Some(key), Some(digest)) = (&new.idempotency_key, &digest) {
-            let receipt = match standing.receipts.get(key) {
-                Some(receipt) => Some(*receipt),
-                None if standing.number == 0 => None,
-                None => store.receipt(standing.number, key)?,
-            };
-            if let Some(receipt) = receipt.filter(|receipt| !receipt.is_expired(now, channel.retention())) {
-                return Ok(match receipt.check(digest) {
-                    Ok(()) => Outcome::Duplicate(Appended {
-                        id: channel.id(receipt.offset),
-                        time: receipt.time,
-                        duplicate: true,
-                    }),
-                    Err(conflict) => Outcome::Refused(conflict),
-                });
+        if let (Some(key), Some(digest)) = (&new.idempotency_key, &digest)
+            && let Some(receipt) = standing.receipt(store, key)?
+            && !receipt.is_expired(now, channel.retention())
+        {
+            let (id, time) = (channel.id(receipt.offset), receipt.time);
+            return Ok(match receipt.check(digest) {
+                Ok(()) => Outcome::Duplicate(Appended { id, time, duplicate: true }),
+                Err(conflict) => Outcome::Refused(conflict),
+            });
+        }
+        let key = new.key.as_ref().filter(|_| channel.state_kind() == StateKind::Keyed);
+        if let Some(key) = key {
+            let before = standing.state_bytes(store, key)?;
+            let after = (!new.is_tombstone()).then(|| new.size_bytes() as u64);
+            match standing.record.state.replace(before, after, limits) {
+                Ok(size) => standing.record.state = size,
+                Err(problem) => return Ok(Outcome::Refused(problem)),
             }
+            standing.state.insert(key.clone(), after);
+            standing.record_changed = true;
         }
         Ok(self.append(channel, new, digest))
     }
@@ -82,28 +91,34 @@ impl<'a> Draft<'a> {
         new: &NewEvent,
         digest: Option<receipts::Digest>,
     ) -> Outcome {
-        let now = self.now;
+        let (store, now) = (self.store, self.now);
         let number = self.number(channel);
         let standing = self.standing(channel);
         standing.head += 1;
         // The wall clock may step back; `time` must not, or a merge of channels by time would.
         standing.time = standing.time.max(now);
         let id = EventId { epoch: channel.epoch(), offset: standing.head };
+        let event = Arc::new(Event::new(id, standing.time, channel.name().clone(), new.clone()));
+        standing.total += event.size_bytes() as u64;
+        let (total, state) = (standing.total, standing.record.state);
         let mut receipt = None;
         if let (Some(key), Some(digest)) = (&new.idempotency_key, digest) {
-            let used = Receipt { offset: id.offset, time: standing.time, digest };
+            let used = Receipt { offset: id.offset, time: event.time, digest };
             standing.receipts.insert(key.clone(), used);
             receipt = Some((text_key(number, key), used.encode()));
         }
-        let event = Event::new(id, standing.time, channel.name().clone(), new.clone());
-        standing.total += event.size_bytes() as u64;
-        let total = standing.total;
-        self.is_empty = false;
-        self.batch.insert(&self.store.events, event_key(number, id.offset), record::encode(&event, total));
+        self.batch.insert(&store.events, event_key(number, id.offset), record::encode(&event, total));
         if let Some((key, receipt)) = receipt {
-            self.batch.insert(&self.store.receipts, key, &receipt[..]);
+            self.batch.insert(&store.receipts, key, &receipt[..]);
         }
-        Outcome::Stored(OnDiskEvent { event: Arc::new(event), number, total })
+        if let Some(key) = event.key.as_ref().filter(|_| channel.state_kind() == StateKind::Keyed) {
+            if event.is_tombstone() {
+                self.batch.remove(&store.state, text_key(number, key));
+            } else {
+                self.batch.insert(&store.state, text_key(number, key), keyed::entry(&event));
+            }
+        }
+        Outcome::Stored(OnDiskEvent { event, number, total, state })
     }
 
     /// Erases events that retention no longer covers.
@@ -113,9 +128,10 @@ impl<'a> Draft<'a> {
         for offset in erased + 1..=floor {
             self.batch.remove(&self.store.events, event_key(number, offset));
         }
-        let record = ChannelRecord { number, floor, floor_total };
-        self.batch.insert(&self.store.channels, channel.name().as_str(), record.encode());
-        self.is_empty = false;
+        let standing = self.standing(channel);
+        standing.record.floor = floor;
+        standing.record.floor_total = floor_total;
+        standing.record_changed = true;
         Outcome::Erased
     }
 
@@ -123,30 +139,60 @@ impl<'a> Draft<'a> {
     fn number(&mut self, channel: &Arc<Channel>) -> u64 {
         let next = self.totals.next_channel;
         let standing = self.standing(channel);
-        if standing.number != 0 {
-            return standing.number;
+        if standing.record.number == 0 {
+            standing.record.number = next;
+            standing.record_changed = true;
+            self.totals.next_channel = next + 1;
+            self.batch.insert(&self.store.meta, KEY_NEXT_CHANNEL, (next + 1).to_le_bytes());
+            return next;
         }
-        standing.number = next;
-        let record = ChannelRecord { number: next, floor: standing.head, floor_total: standing.total };
-        self.totals.next_channel = next + 1;
-        self.batch.insert(&self.store.channels, channel.name().as_str(), record.encode());
-        self.batch.insert(&self.store.meta, KEY_NEXT_CHANNEL, (next + 1).to_le_bytes());
-        next
+        standing.record.number
     }
 
     fn standing(&mut self, channel: &Arc<Channel>) -> &mut Standing {
         self.channels.entry(Arc::as_ptr(channel)).or_insert_with(|| {
-            let (number, head, newest) = channel.standing();
-            Standing { number, head, total: newest.total, time: newest.time, receipts: HashMap::new() }
+            let (record, head, newest) = channel.standing();
+            Standing {
+                channel: Arc::clone(channel),
+                record,
+                record_changed: false,
+                head,
+                total: newest.total,
+                time: newest.time,
+                receipts: HashMap::new(),
+                state: HashMap::new(),
+            }
         })
     }
 
     /// Writes it: all of it is on disk when this returns, or none of it counts.
     pub(super) fn write(mut self) -> Result<Totals, StoreError> {
-        if !self.is_empty {
+        for standing in self.channels.values().filter(|standing| standing.record_changed) {
+            let name = standing.channel.name().as_str();
+            self.batch.insert(&self.store.channels, name, standing.record.encode());
+        }
+        if !self.batch.is_empty() {
             self.totals.commits += 1;
             self.store.write(self.batch, self.totals.commits)?;
         }
         Ok(self.totals)
+    }
+}
+
+impl Standing {
+    fn receipt(&self, store: &Store, key: &str) -> Result<Option<Receipt>, StoreError> {
+        match self.receipts.get(key) {
+            Some(receipt) => Ok(Some(*receipt)),
+            None if self.record.number == 0 => Ok(None),
+            None => store.receipt(self.record.number, key),
+        }
+    }
+
+    fn state_bytes(&self, store: &Store, key: &str) -> Result<Option<u64>, StoreError> {
+        match self.state.get(key) {
+            Some(bytes) => Ok(*bytes),
+            None if self.record.number == 0 => Ok(None),
+            None => store.state_bytes(self.record.number, key),
+        }
     }
 }

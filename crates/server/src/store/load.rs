@@ -5,10 +5,12 @@ use std::collections::{BTreeMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex};
 
+use tidewire_core::limits::StateKind;
+use tidewire_core::wire::poll::State;
 use tidewire_core::{Event, Problem};
 
 use super::{Disk, StoreError, lock};
-use crate::hub::{Channel, Hub};
+use crate::hub::{Channel, Hub, Snapshot};
 use crate::shard::Message;
 
 /// A stream's chunk ends at an offset divisible by this, so that readers who began apart soon share chunks.
@@ -36,27 +38,46 @@ pub(crate) enum Amount {
     Page { events: usize, bytes: usize },
 }
 
-/// A connection wants the events after `after`.
+/// A connection wants something of a channel.
 #[derive(Debug)]
 pub(crate) struct Load {
     pub(crate) channel: Arc<Channel>,
-    pub(crate) after: u64,
-    pub(crate) amount: Amount,
+    pub(crate) what: What,
     pub(crate) shard: u16,
     pub(crate) connection: u32,
     /// Tells a connection from a later one of the same number.
     pub(crate) serial: u32,
 }
 
-/// What became of a load. Nothing, if the events have been dropped meanwhile.
+/// What a connection wants.
+#[derive(Debug)]
+pub(crate) enum What {
+    /// The events after an offset.
+    Events { after: u64, amount: Amount },
+    /// The state. The text comes back with it.
+    State { note: Option<Box<str>> },
+}
+
+/// What became of a load.
 #[derive(Debug)]
 pub(crate) struct Loaded {
     pub(crate) connection: u32,
     pub(crate) serial: u32,
-    pub(crate) outcome: Result<Option<Arc<Chunk>>, Problem>,
+    pub(crate) channel: Arc<Channel>,
+    pub(crate) outcome: Outcome,
 }
 
-/// Loads that wait. Bounded: a connection waits for one at a time.
+/// What was loaded.
+#[derive(Debug)]
+pub(crate) enum Outcome {
+    /// Events; none, if they have been dropped meanwhile.
+    Events(Result<Option<Arc<Chunk>>, Problem>),
+    /// The state and the note that went with the wish.
+    State(Result<Snapshot, Problem>, Option<Box<str>>),
+}
+
+/// Loads that wait. Bounded: a connection waits for one read of events at a time, and for a state per
+/// channel that it asks for.
 #[derive(Debug, Default)]
 pub(crate) struct Loads {
     waiting: Mutex<(VecDeque<Load>, bool)>,
@@ -139,38 +160,65 @@ impl Chunks {
 /// Serves loads until the disk is stopped.
 pub(crate) fn run(hub: &Hub, disk: &Disk) {
     while let Some(load) = disk.loads.next() {
-        // The store's own code may panic over files that it cannot make sense of.
-        let outcome = catch_unwind(AssertUnwindSafe(|| chunk(disk, &load)))
-            .unwrap_or_else(|_| Err(StoreError::Damaged("the files make no sense".to_owned())))
-            .map_err(|error| {
-                eprintln!("tidewire: history of {} cannot be read: {error}", load.channel.name());
-                error.problem()
-            });
-        let Load { shard, connection, serial, .. } = load;
-        hub.inboxes()[usize::from(shard)].push(Message::Loaded(Loaded { connection, serial, outcome }));
+        let Load { channel, what, shard, connection, serial } = load;
+        let outcome = match what {
+            What::Events { after, amount } => {
+                Outcome::Events(read(&channel, || chunk(disk, &channel, after, amount)))
+            }
+            What::State { note } => Outcome::State(read(&channel, || snapshot(disk, &channel)), note),
+        };
+        let loaded = Loaded { connection, serial, channel, outcome };
+        hub.inboxes()[usize::from(shard)].push(Message::Loaded(loaded));
     }
 }
 
-fn chunk(disk: &Disk, load: &Load) -> Result<Option<Arc<Chunk>>, StoreError> {
-    let Some((number, head)) = load.channel.stored_head() else { return Ok(None) };
-    if let Some(chunk) = disk.chunks.find(number, load.after) {
+/// Reads, and says what went wrong to those who run the server and to the peer.
+fn read<T>(channel: &Channel, read: impl FnOnce() -> Result<T, StoreError>) -> Result<T, Problem> {
+    // The store's own code may panic over files that it cannot make sense of.
+    let outcome = catch_unwind(AssertUnwindSafe(read))
+        .unwrap_or_else(|_| Err(StoreError::Damaged("the files make no sense".to_owned())));
+    outcome.map_err(|error| {
+        eprintln!("tidewire: history of {} cannot be read: {error}", channel.name());
+        error.problem()
+    })
+}
+
+fn snapshot(disk: &Disk, channel: &Channel) -> Result<Snapshot, StoreError> {
+    let found = disk.store()?.snapshot(channel.name(), channel.epoch(), channel.state_kind())?;
+    let (cursor, state) = found.unwrap_or_else(|| {
+        let state = match channel.state_kind() {
+            StateKind::Keyed => State::Keyed(Vec::new()),
+            StateKind::Last | StateKind::None => State::Last(None),
+        };
+        (channel.id(channel.head()), state)
+    });
+    Ok(Snapshot { cursor, state, retained: channel.retained() })
+}
+
+fn chunk(
+    disk: &Disk,
+    channel: &Channel,
+    after: u64,
+    amount: Amount,
+) -> Result<Option<Arc<Chunk>>, StoreError> {
+    let Some((number, head)) = channel.stored_head() else { return Ok(None) };
+    if let Some(chunk) = disk.chunks.find(number, after) {
         return Ok(Some(chunk));
     }
-    let first = load.after + 1;
-    let (last, bytes_max) = match load.amount {
+    let first = after + 1;
+    let (last, bytes_max) = match amount {
         Amount::Stream => (first.div_ceil(CHUNK_EVENTS) * CHUNK_EVENTS, CHUNK_BYTES),
-        Amount::Page { events, bytes } => (load.after + events as u64, bytes),
+        Amount::Page { events, bytes } => (after + events as u64, bytes),
     };
     let last = last.min(head);
     let store = disk.store()?;
-    let events = match store.read(load.channel.name(), number, load.channel.epoch(), first..=last, bytes_max)
-    {
+    let events = match store.read(channel.name(), number, channel.epoch(), first..=last, bytes_max) {
         // Retention was faster.
-        _ if load.channel.floor() > load.after => return Ok(None),
+        _ if channel.floor() > after => return Ok(None),
         events => events?,
     };
     if events.is_empty() {
-        return Err(StoreError::Damaged(format!("the event {first} of {} is missing", load.channel.name())));
+        return Err(StoreError::Damaged(format!("the event {first} of {} is missing", channel.name())));
     }
     let cost = events.iter().map(|event| 2 * event.size_bytes() + EVENT_BYTES).sum();
     let chunk = Arc::new(Chunk { events, cost });

@@ -8,6 +8,7 @@ mod directory;
 mod disk;
 mod draft;
 mod journal;
+mod keyed;
 pub(crate) mod load;
 pub(crate) mod retention;
 
@@ -21,6 +22,7 @@ use std::sync::Arc;
 use anyhow::{Context, bail};
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode};
 use tidewire_core::log::receipts::Receipt;
+use tidewire_core::log::state::StateSize;
 use tidewire_core::record::{self, Summary};
 use tidewire_core::{ChannelName, Code, Epoch, Event, EventId, Problem};
 
@@ -64,6 +66,7 @@ pub(crate) struct Store {
     channels: Keyspace,
     events: Keyspace,
     receipts: Keyspace,
+    state: Keyspace,
 }
 
 /// What the store knows of a channel.
@@ -75,6 +78,8 @@ pub(crate) struct ChannelRecord {
     pub(crate) floor: u64,
     /// The running total of bytes up to there.
     pub(crate) floor_total: u64,
+    /// How much its keyed state holds.
+    pub(crate) state: StateSize,
 }
 
 /// A channel as it stands in the store.
@@ -139,8 +144,8 @@ impl Store {
                 database.keyspace(name, options)
             };
             let (meta, channels) = (keyspace("meta")?, keyspace("channels")?);
-            let (events, receipts) = (keyspace("events")?, keyspace("receipts")?);
-            Ok(Self { directory, database, meta, channels, events, receipts })
+            let (events, receipts, state) = (keyspace("events")?, keyspace("receipts")?, keyspace("state")?);
+            Ok(Self { directory, database, meta, channels, events, receipts, state })
         };
         // The store's own code may panic over files that it cannot make sense of.
         match catch_unwind(AssertUnwindSafe(open)) {
@@ -166,7 +171,7 @@ impl Store {
     /// Everything that was recovered is written to new files and synced, so that what follows does not rest
     /// on a sync that failed: the system may have dropped what it could not write (fsync(2)).
     pub(crate) fn settle(&self) -> Result<(), StoreError> {
-        for keyspace in [&self.meta, &self.channels, &self.events, &self.receipts] {
+        for keyspace in [&self.meta, &self.channels, &self.events, &self.receipts, &self.state] {
             keyspace
                 .rotate_memtable_and_wait()
                 .map_err(|error| StoreError::of(&error, "settling the log"))?;
@@ -327,17 +332,16 @@ impl fmt::Debug for Store {
 
 impl ChannelRecord {
     fn encode(self) -> Vec<u8> {
-        [self.number, self.floor, self.floor_total].into_iter().flat_map(u64::to_le_bytes).collect()
+        let numbers = [self.number, self.floor, self.floor_total, self.state.keys, self.state.bytes];
+        numbers.into_iter().flat_map(u64::to_le_bytes).collect()
     }
 
     fn decode(bytes: &[u8]) -> Result<Self, StoreError> {
-        let mut numbers = bytes.chunks(8).map(decode_number);
-        match (numbers.next(), numbers.next(), numbers.next(), numbers.next()) {
-            (Some(number), Some(floor), Some(floor_total), None) => {
-                Ok(Self { number: number?, floor: floor?, floor_total: floor_total? })
-            }
-            _ => Err(StoreError::unreadable()),
-        }
+        let numbers: Vec<u64> = bytes.chunks(8).map(decode_number).collect::<Result<_, _>>()?;
+        let [number, floor, floor_total, keys, bytes] = numbers[..] else {
+            return Err(StoreError::unreadable());
+        };
+        Ok(Self { number, floor, floor_total, state: StateSize { keys, bytes } })
     }
 }
 
