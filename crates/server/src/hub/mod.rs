@@ -22,7 +22,7 @@ use tidewire_core::{ChannelName, Epoch, Event, EventId, NewEvent, Timestamp};
 use crate::settings::Settings;
 use crate::shard::{Inbox, Message};
 use crate::store::commit::{Order, Submission, Waiter};
-use crate::store::{Disk, Store, StoreError, StoredChannel, Totals};
+use crate::store::{Disk, StoredChannel, Totals};
 pub use channel::{Channel, Located, Snapshot, Unread};
 
 /// Lookups of different channels rarely meet on one lock.
@@ -270,40 +270,6 @@ impl Hub {
         self.account(before, state.log.bytes());
         self.shrink_window(&mut state.log);
         Published { appended, backlog: state.backlog() }
-    }
-
-    /// Takes over what the store has beyond the channel's newest event: it was under way when the disk failed.
-    pub(crate) fn catch_up(
-        &self,
-        channel: &Channel,
-        store: &Store,
-        now: Timestamp,
-        told: &mut Told,
-    ) -> Result<(), StoreError> {
-        let Some(stored) = store.channel(channel.name().as_str())? else { return Ok(()) };
-        let (number, mut total) = (stored.record.number, channel.standing().2.total);
-        loop {
-            let next = channel.head() + 1;
-            if next > stored.head {
-                return Ok(());
-            }
-            let range = next..=stored.head;
-            let events = store.read(channel.name(), number, channel.epoch(), range, 1 << 20)?;
-            if events.is_empty() {
-                return Err(StoreError::Damaged(format!("the event {next} is missing")));
-            }
-            for event in events {
-                total += event.size_bytes() as u64;
-                let state = stored.record.state;
-                self.adopt(channel, OnDiskEvent { event, number, total, state }, now, told);
-            }
-        }
-    }
-
-    /// All channels that are in memory and on disk.
-    pub(crate) fn channels_on_disk(&self) -> Vec<Arc<Channel>> {
-        let all = self.stripes.iter().flat_map(|stripe| lock(stripe).values().cloned().collect::<Vec<_>>());
-        all.filter(|channel| channel.is_on_disk()).collect()
     }
 
     /// The log on disk, if there is one.

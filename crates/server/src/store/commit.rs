@@ -246,8 +246,7 @@ impl Committer {
         }
     }
 
-    /// Opens the store anew once the disk takes writes again. What was under way when it failed may be in
-    /// it or not; whatever is, appears now.
+    /// Opens the store anew once the disk takes writes again, without what was under way when it failed.
     fn recover(&mut self) {
         if self.disk.store().is_ok_and(|store| !store.takes_writes()) {
             return;
@@ -260,26 +259,17 @@ impl Committer {
                 std::thread::sleep(Duration::from_millis(1));
             }
         }
-        let opened = Store::open(&self.disk.path, self.disk.receipts_ms).and_then(|store| {
-            store.settle().map_err(|error| anyhow::anyhow!("{error}"))?;
+        // The store may have written meanwhile what failed: those who were refused would find it there.
+        let (path, commits) = (&self.disk.path, self.totals.commits);
+        let opened = Store::open_after(path, self.disk.receipts_ms, commits).and_then(|store| {
             let totals = store.totals().map_err(|error| anyhow::anyhow!("{error}"))?;
             Ok((store, totals))
         });
         match opened {
             Ok((store, totals)) => {
-                let store = Arc::new(store);
                 self.totals = totals;
-                let mut told = Vec::new();
-                for channel in self.hub.channels_on_disk() {
-                    if let Err(error) = self.hub.catch_up(&channel, &store, wall_clock(), &mut told) {
-                        eprintln!("tidewire: history of {} cannot be read: {error}", channel.name());
-                    }
-                }
-                self.disk.put(store);
+                self.disk.put(Arc::new(store));
                 eprintln!("tidewire: the disk is well again");
-                for (shard, slot) in told {
-                    self.hub.inboxes()[usize::from(shard)].push(Message::Dirty(slot));
-                }
             }
             Err(error) => eprintln!("tidewire: the log cannot be opened anew: {error:#}"),
         }

@@ -1,6 +1,7 @@
 //! Looks through the store's journals before the store opens them. The store takes whatever it cannot read at
 //! a journal's end for a torn write and cuts it off, which is right only if no commit was acknowledged after
-//! that point. Must not change anything.
+//! that point; and what it was told to write before a failure it may write later, when its author was refused.
+//! Must not know what commits hold.
 //!
 //! The journal's form is that of fjall 3: batches of a start (tag 1, count, number), items (tag 2) and an end
 //! (tag 3, xxh3 of the items, trailer). Each of our commits ends with an item that holds the directory's
@@ -49,17 +50,8 @@ pub(super) fn commit_of(seal: &[u8]) -> Option<u64> {
 /// # Errors
 /// If a file cannot be read at all.
 pub(super) fn check(directory: &Path, mark: &Mark) -> io::Result<Option<Damage>> {
-    if !directory.exists() {
-        return Ok(None);
-    }
-    let mut files: Vec<PathBuf> = fs::read_dir(directory)?
-        .map(|entry| entry.map(|entry| entry.path()))
-        .filter(|file| file.as_ref().is_ok_and(|file| file.extension().is_some_and(|ext| ext == "jnl")))
-        .collect::<io::Result<_>>()?;
-    // They are numbered.
-    files.sort_by_key(|file| file.file_stem().and_then(|stem| stem.to_str()?.parse::<u64>().ok()));
     let mut newest = 0;
-    for file in files {
+    for file in files(directory)? {
         if let Some(position) = damage(&fs::read(&file)?, mark, &mut newest) {
             return Ok(Some(Damage { file, position }));
         }
@@ -67,12 +59,53 @@ pub(super) fn check(directory: &Path, mark: &Mark) -> io::Result<Option<Damage>>
     Ok(None)
 }
 
+/// Cuts off all commits after the one with this number: nobody was told that they are there.
+///
+/// # Errors
+/// If a file is damaged, or cannot be read, cut or synced.
+pub(super) fn cut_after(directory: &Path, mark: &Mark, commit: u64) -> io::Result<()> {
+    if let Some(Damage { file, position }) = check(directory, mark)? {
+        let what = format!("{} is damaged at byte {position}", file.display());
+        return Err(io::Error::new(io::ErrorKind::InvalidData, what));
+    }
+    let mut newest = 0;
+    for file in files(directory)? {
+        let journal = fs::read(&file)?;
+        let mut position = 0;
+        while let Some(batch) = batch(&journal[position..], mark, &mut newest) {
+            if batch.commit.is_some_and(|number| number > commit) {
+                break;
+            }
+            position += batch.length;
+        }
+        // Also where there is nothing to cut: what failed may have been this file's sync.
+        let file = fs::OpenOptions::new().write(true).open(&file)?;
+        file.set_len(position as u64)?;
+        file.sync_all()?;
+    }
+    Ok(())
+}
+
+/// The journals, oldest first.
+fn files(directory: &Path) -> io::Result<Vec<PathBuf>> {
+    if !directory.exists() {
+        return Ok(Vec::new());
+    }
+    let mut files: Vec<PathBuf> = fs::read_dir(directory)?
+        .map(|entry| entry.map(|entry| entry.path()))
+        .filter(|file| file.as_ref().is_ok_and(|file| file.extension().is_some_and(|ext| ext == "jnl")))
+        .collect::<io::Result<_>>()?;
+    // They are numbered.
+    files.sort_by_key(|file| file.file_stem().and_then(|stem| stem.to_str()?.parse::<u64>().ok()));
+    Ok(files)
+}
+
 /// Where the first unreadable batch begins, if whole commits are in or after it. `newest` is the store's number
 /// of the batch before.
 fn damage(journal: &[u8], mark: &Mark, newest: &mut u64) -> Option<usize> {
     let mut position = 0;
-    while let Some(length) = batch_length(&journal[position..], mark, newest) {
-        position += length;
+    while let Some(batch) = batch(&journal[position..], mark, newest) {
+        position += batch.length;
     }
     let rest = &journal[position..];
     let is_whole = |at: usize| {
@@ -82,8 +115,15 @@ fn damage(journal: &[u8], mark: &Mark, newest: &mut u64) -> Option<usize> {
     memmem::find_iter(rest, mark).any(is_whole).then_some(position)
 }
 
-/// The length of the whole and sound batch at the beginning of `bytes`.
-fn batch_length(bytes: &[u8], mark: &Mark, newest: &mut u64) -> Option<usize> {
+/// A whole and sound batch.
+struct Batch {
+    length: usize,
+    /// The commit's number, if it is one of ours.
+    commit: Option<u64>,
+}
+
+/// The batch at the beginning of `bytes`, if it is whole and sound.
+fn batch(bytes: &[u8], mark: &Mark, newest: &mut u64) -> Option<Batch> {
     let mut rest = bytes;
     if take(&mut rest, 1)? != [1] {
         return None;
@@ -113,7 +153,8 @@ fn batch_length(bytes: &[u8], mark: &Mark, newest: &mut u64) -> Option<usize> {
         return None;
     }
     *newest = batch_number;
-    Some(bytes.len() - rest.len())
+    let commit = if last.starts_with(mark) { commit_of(last) } else { None };
+    Some(Batch { length: bytes.len() - rest.len(), commit })
 }
 
 /// An item after its tag: kind, compression, keyspace, the lengths of key, value and stored value, and both.
@@ -159,8 +200,8 @@ mod tests {
         }
         let mut bytes = std::fs::read(home.path().join("0.jnl")).expect("a journal");
         let (mut ends, mut position, mut newest) = (Vec::new(), 0, 0);
-        while let Some(length) = batch_length(&bytes[position..], &MARK, &mut newest) {
-            position += length;
+        while let Some(batch) = batch(&bytes[position..], &MARK, &mut newest) {
+            position += batch.length;
             ends.push(position);
         }
         bytes.truncate(position + 4096);
@@ -195,6 +236,18 @@ mod tests {
                 }
             }
             bytes[position] ^= 1 << (bit % 8);
+        }
+    }
+
+    #[test]
+    fn what_nobody_was_told_of_is_cut_off() {
+        let (bytes, ends) = journal();
+        let home = tempfile::tempdir().expect("a directory");
+        let file = home.path().join("0.jnl");
+        for (commit, end) in [(9, ends[2]), (2, ends[2]), (1, ends[1]), (0, ends[0])] {
+            std::fs::write(&file, &bytes).expect("written");
+            cut_after(home.path(), &MARK, commit).expect("cut");
+            assert_eq!(std::fs::read(&file).expect("a journal"), bytes[..end], "after {commit}");
         }
     }
 

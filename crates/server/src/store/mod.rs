@@ -117,6 +117,17 @@ impl Store {
         Self::open_in(Directory::open(path)?, receipts_ms)
     }
 
+    /// Opens it anew after a failure, without what was not acknowledged: nothing after this commit.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub(crate) fn open_after(path: &Path, receipts_ms: u64, commit: u64) -> anyhow::Result<Self> {
+        let directory = Directory::existing(path)?;
+        journal::cut_after(&directory.store(), &directory.mark, commit)
+            .with_context(|| format!("cannot cut off what was not stored in {}", path.display()))?;
+        Self::open_in(directory, receipts_ms)
+    }
+
     fn open_in(directory: Directory, receipts_ms: u64) -> anyhow::Result<Self> {
         let path = directory.path.display().to_string();
         let store = directory.store();
@@ -166,19 +177,6 @@ impl Store {
     /// Where it is.
     pub(crate) fn path(&self) -> &PathBuf {
         &self.directory.path
-    }
-
-    /// Everything that was recovered is written to new files and synced, so that what follows does not rest
-    /// on a sync that failed: the system may have dropped what it could not write (fsync(2)).
-    pub(crate) fn settle(&self) -> Result<(), StoreError> {
-        for keyspace in [&self.meta, &self.channels, &self.events, &self.receipts, &self.state] {
-            keyspace
-                .rotate_memtable_and_wait()
-                .map_err(|error| StoreError::of(&error, "settling the log"))?;
-        }
-        self.database
-            .persist(PersistMode::SyncAll)
-            .map_err(|error| StoreError::of(&error, "settling the log"))
     }
 
     /// The numbers for all channels; makes the log's random number at the first call.
@@ -395,7 +393,7 @@ impl StoreError {
         match self {
             Self::Full(_) => Problem::new(
                 Code::StorageFull,
-                "the server's disk is full; nothing was stored, try again later",
+                "the server's disk is full and the event was not stored; try again later",
             ),
             Self::Failed(_) => Problem::new(
                 Code::StorageFailed,
