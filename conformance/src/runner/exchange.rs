@@ -170,6 +170,7 @@ pub(super) fn status_of(code: &str) -> u16 {
         "unavailable" => 503,
         "http_version" => 505,
         "history_full" => 507,
+        "state_full" => 507,
         _ => 400,
     }
 }
