@@ -197,6 +197,17 @@ impl ChannelLog {
         }
     }
 
+    /// Drops everything: events, state and remembered idempotency keys. The next offset stays what it is.
+    pub fn clear(&mut self) {
+        while !self.events.is_empty() {
+            self.drop_oldest();
+        }
+        self.dropped = self.head;
+        self.events.shrink_to_fit();
+        self.receipts = Receipts::default();
+        self.state = KeyedState::default();
+    }
+
     /// Drops the oldest events until the rest has at most `bytes`.
     pub fn shrink_to(&mut self, bytes: usize) {
         while self.bytes > bytes && !self.events.is_empty() {

@@ -19,7 +19,7 @@ use crate::settings::Settings;
 use crate::shard::{self, Message, Shard, Shared};
 use crate::sources::host;
 use crate::store::commit::Committer;
-use crate::store::{Disk, Store, Totals, load, retention};
+use crate::store::{Disk, Store, Totals, load, remains, retention};
 
 /// How many connections may wait to be accepted; the system may allow less (`net.core.somaxconn`).
 const LISTEN_BACKLOG: i32 = 16_384;
@@ -237,6 +237,7 @@ fn sweeper(hub: Arc<Hub>, stopping: Arc<AtomicBool>) -> anyhow::Result<JoinHandl
         hub.sweep(wall_clock());
         if let Some(disk) = hub.disk() {
             retention::sweep_store(&hub, disk, wall_clock(), &mut looked_through);
+            remains::sweep(disk);
         }
     })
 }

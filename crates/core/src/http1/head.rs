@@ -43,6 +43,7 @@ pub enum Method {
     Get,
     Head,
     Post,
+    Delete,
     Options,
     Other,
 }
@@ -131,6 +132,7 @@ fn checked<'h, 'b>(raw: httparse::Request<'h, 'b>) -> Result<Request<'h, 'b>, Pr
         "GET" => Method::Get,
         "HEAD" => Method::Head,
         "POST" => Method::Post,
+        "DELETE" => Method::Delete,
         "OPTIONS" => Method::Options,
         _ => Method::Other,
     };

@@ -61,6 +61,7 @@ impl Route {
     pub(crate) fn allow(&self) -> &'static str {
         match self {
             Self::ChannelEvents(_) => "GET, HEAD, POST, OPTIONS",
+            Self::Channel(_) => "GET, HEAD, DELETE, OPTIONS",
             _ => "GET, HEAD, OPTIONS",
         }
     }
@@ -70,6 +71,7 @@ impl Route {
         match method {
             Method::Get | Method::Head | Method::Options => true,
             Method::Post => matches!(self, Self::ChannelEvents(_)),
+            Method::Delete => matches!(self, Self::Channel(_)),
             Method::Other => false,
         }
     }

@@ -425,10 +425,25 @@ impl Channel {
         on_disk.erasing = false;
         on_disk.submitted -= 1;
         if let Some(Erasure { floor, floor_total, .. }) = erasure {
-            on_disk.erased = floor;
-            on_disk.erased_total = floor_total;
-            on_disk.oldest = None;
+            // Not so if the channel was deleted meanwhile.
+            if floor > on_disk.erased {
+                on_disk.erased = floor;
+                on_disk.erased_total = floor_total;
+                on_disk.oldest = None;
+            }
         }
+    }
+
+    /// All that it had on disk is deleted.
+    pub(super) fn note_deleted(&self, record: ChannelRecord) {
+        let mut state = lock(&self.state);
+        let Some(on_disk) = state.on_disk.as_mut() else { return };
+        on_disk.number = record.number;
+        on_disk.floor = record.floor;
+        on_disk.erased = record.floor;
+        on_disk.erased_total = record.floor_total;
+        on_disk.state = record.state;
+        on_disk.oldest = None;
     }
 }
 

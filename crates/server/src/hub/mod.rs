@@ -22,7 +22,7 @@ use tidewire_core::{ChannelName, Epoch, Event, EventId, NewEvent, Timestamp};
 use crate::settings::Settings;
 use crate::shard::{Inbox, Message};
 use crate::store::commit::{Order, Submission, Waiter};
-use crate::store::{Disk, StoredChannel, Totals};
+use crate::store::{ChannelRecord, Disk, StoredChannel, Totals};
 pub use channel::{Channel, Located, Snapshot, Unread};
 
 /// Lookups of different channels rarely meet on one lock.
@@ -270,6 +270,44 @@ impl Hub {
         self.account(before, state.log.bytes());
         self.shrink_window(&mut state.log);
         Published { appended, backlog: state.backlog() }
+    }
+
+    /// Deletes all that a channel has. As [`Self::publish`], this may only set out to, and then gives false.
+    ///
+    /// # Errors
+    /// If what is on disk cannot be read, or the disk takes nothing.
+    pub(crate) fn delete(
+        &self,
+        name: &ChannelName,
+        waiter: impl FnOnce() -> Waiter,
+    ) -> Result<bool, Problem> {
+        loop {
+            let Some(channel) = self.find(name)? else { return Ok(true) };
+            let Some(durable) = self.durable.as_ref().filter(|_| channel.is_on_disk()) else {
+                self.clear_log(&channel);
+                return Ok(true);
+            };
+            if let Some(failure) = durable.disk.failure() {
+                return Err(failure.problem());
+            }
+            if channel.begin_submission() {
+                durable.disk.commits.push(Order::Delete { channel, waiter: waiter() });
+                return Ok(false);
+            }
+        }
+    }
+
+    /// All that the channel had is deleted on disk, where it is `record` now.
+    pub(crate) fn clear(&self, channel: &Channel, record: ChannelRecord) {
+        channel.note_deleted(record);
+        self.clear_log(channel);
+    }
+
+    fn clear_log(&self, channel: &Channel) {
+        let mut state = lock(&channel.state);
+        let before = state.log.held_bytes();
+        state.log.clear();
+        self.account(before, state.log.held_bytes());
     }
 
     /// The log on disk, if there is one.

@@ -15,7 +15,7 @@ use super::raw::close_code;
 use crate::clock::wall_clock;
 use crate::http::answer::Exchange;
 use crate::hub::{Channel, Published};
-use crate::store::commit::{Completion, Order, Waiter};
+use crate::store::commit::{Completion, Done, Order, Waiter};
 
 /// While so many bytes wait to be written, those who publish more are not read.
 const COMMIT_BACKLOG_BYTES: usize = 64 << 20;
@@ -38,6 +38,8 @@ pub(super) enum Answer {
     Message(Option<Box<str>>),
     /// Only of a failure, by closing the raw WebSocket.
     Raw,
+    /// The channel is deleted: by an HTTP answer.
+    Deleted(Exchange),
 }
 
 /// What a publisher that is too fast waits for.
@@ -81,6 +83,21 @@ impl Shard {
         }
         self.connections[id as usize].finishing |= !exchange.keep_alive;
         self.note_owed(id);
+    }
+
+    /// Deletes all that a channel has, for a request.
+    pub(super) fn delete(&mut self, id: u32, name: &ChannelName, exchange: Exchange) -> Result<(), Problem> {
+        let (shard, awaited) = (self.index, &mut self.awaited);
+        let serial = self.connections[id as usize].serial;
+        let waiter = || wait(awaited, shard, id, serial, Answer::Deleted(exchange));
+        if self.hub.delete(name, waiter)? {
+            exchange.answer(&mut self.out, 204, &[], b"");
+            self.after_answer(id, exchange);
+        } else {
+            self.connections[id as usize].finishing |= !exchange.keep_alive;
+            self.note_owed(id);
+        }
+        Ok(())
     }
 
     fn note_owed(&mut self, id: u32) {
@@ -132,10 +149,10 @@ impl Shard {
         let mut answering = None;
         for Completion { ticket, channel, outcome } in completions {
             let Awaited { connection: id, serial, answer } = self.awaited.remove(ticket as usize);
-            if outcome.is_ok() {
-                self.counters.published.add(1);
-            } else {
-                self.counters.refused.add(1);
+            match outcome {
+                Ok(Done::Published(_)) => self.counters.published.add(1),
+                Ok(Done::Deleted) => {}
+                Err(_) => self.counters.refused.add(1),
             }
             if answering.is_some_and(|answering| answering != id) {
                 self.send_answers(answering.take());
@@ -146,7 +163,7 @@ impl Shard {
             }
             connection.owed -= 1;
             answering = Some(id);
-            if let (Ok(published), Some(channel)) = (&outcome, &channel) {
+            if let (Ok(Done::Published(published)), Some(channel)) = (&outcome, &channel) {
                 self.pause_if_ahead(id, published, channel.name());
             }
             self.push_published(id, answer, channel.as_deref().map(Channel::name), outcome);
@@ -159,17 +176,24 @@ impl Shard {
         id: u32,
         answer: Answer,
         channel: Option<&ChannelName>,
-        outcome: Result<Published, Problem>,
+        outcome: Result<Done, Problem>,
     ) {
         let channel = channel.map(ChannelName::as_str).unwrap_or_default();
         match (answer, outcome) {
-            (Answer::Http(exchange), Ok(Published { appended, .. })) => {
+            (Answer::Http(exchange), Ok(Done::Published(Published { appended, .. }))) => {
                 let status = if appended.duplicate { 200 } else { 201 };
                 let body = poll::published(channel, appended.id, appended.time, appended.duplicate);
                 exchange.json(&mut self.out, status, &[], &body);
             }
-            (Answer::Http(exchange), Err(problem)) => exchange.problem(&mut self.out, &problem, &[]),
-            (Answer::Message(message_id), Ok(Published { appended, .. })) if self.is_websocket(id) => {
+            (Answer::Http(exchange) | Answer::Deleted(exchange), Err(problem)) => {
+                exchange.problem(&mut self.out, &problem, &[]);
+            }
+            (Answer::Http(exchange) | Answer::Deleted(exchange), Ok(_)) => {
+                exchange.answer(&mut self.out, 204, &[], b"");
+            }
+            (Answer::Message(message_id), Ok(Done::Published(Published { appended, .. })))
+                if self.is_websocket(id) =>
+            {
                 let message_id = message_id.as_deref();
                 self.push_text(&server::published(channel, appended.id, appended.duplicate, message_id));
             }

@@ -69,6 +69,10 @@ impl Shard {
             Route::Events => return self.handle_read(id, request, exchange, None),
             Route::WebSocket => return self.open_websocket(id, request, None),
             Route::ChannelWebSocket(channel) => return self.open_websocket(id, request, Some(channel)),
+            Route::Channel(channel) if request.method == Method::Delete => {
+                Query::parse(request.query, &[])?;
+                return self.delete(id, &channel, exchange);
+            }
             Route::Channel(channel) => return self.answer_snapshot(id, request, exchange, channel),
             Route::Health | Route::Ready | Route::Metrics => self.answer_status(&route, request, exchange)?,
             Route::Other => self.answer_page(request, exchange)?,

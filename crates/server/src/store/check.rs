@@ -1,7 +1,7 @@
 //! Reads a data directory that no server uses, all of it, and says whether it is sound. Must not know how
 //! a server would use it.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
@@ -66,12 +66,16 @@ fn check_all(store: &Store) -> anyhow::Result<Checked> {
         );
         checked.channels += 1;
     }
+    let deleted: HashSet<u64> = store.deleted().collect::<Result<_, _>>().map_err(told)?;
     let mut before: Option<(u64, u64, Summary)> = None;
     for guard in store.events.iter() {
         let (key, value) = entry(guard)?;
         let number = decode_number(&key[..8.min(key.len())]).map_err(told)?.swap_bytes();
         let offset = offset_of(&key).map_err(told)?;
         let Some((name, channel)) = channels.get(&number) else {
+            if deleted.contains(&number) {
+                continue;
+            }
             bail!("there is an event of a channel that is not known ({number})");
         };
         let id = EventId { epoch: Epoch::derive(0, name.as_str()), offset };

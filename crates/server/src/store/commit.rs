@@ -9,6 +9,7 @@ use std::time::Duration;
 use tidewire_core::{NewEvent, Problem, Timestamp};
 
 use super::draft::{Draft, Outcome};
+use super::remains::Remains;
 use super::{Disk, Store, StoreError, Totals, lock};
 use crate::clock::wall_clock;
 use crate::hub::{Channel, Hub, Published};
@@ -27,8 +28,13 @@ pub(crate) enum Order {
     Publish(Submission),
     /// Nothing, and to tell so when it is this order's turn.
     Refuse { waiter: Waiter, problem: Problem },
+    /// Everything that a channel has: events, state and receipts.
+    Delete { channel: Arc<Channel>, waiter: Waiter },
     /// Events that retention no longer covers.
     Erase { channel: Arc<Channel>, erasure: Erasure },
+    /// What deleted channels have left: these keys, of the channel with this number; all that there is, or
+    /// only a part.
+    Sweep { number: u64, keys: Remains, is_all: bool },
 }
 
 /// An event to be stored, and who waits for it.
@@ -63,7 +69,16 @@ pub(crate) struct Completion {
     pub(crate) ticket: u32,
     /// Whose event it was.
     pub(crate) channel: Option<Arc<Channel>>,
-    pub(crate) outcome: Result<Published, Problem>,
+    pub(crate) outcome: Result<Done, Problem>,
+}
+
+/// What was done.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Done {
+    /// An event was published.
+    Published(Published),
+    /// A channel was deleted.
+    Deleted,
 }
 
 /// Orders that wait for the next commit. Their bytes are counted, and publishers slow down by them.
@@ -129,7 +144,8 @@ impl Order {
     fn bytes(&self) -> usize {
         match self {
             Self::Publish(submission) => submission.new.payload.data().len() + 64,
-            Self::Refuse { .. } => 64,
+            Self::Refuse { .. } | Self::Delete { .. } => 64,
+            Self::Sweep { keys, .. } => 64 * keys.len(),
             Self::Erase { erasure, .. } => 64 * (erasure.floor - erasure.erased) as usize,
         }
     }
@@ -198,6 +214,8 @@ impl Committer {
             .map(|order| match order {
                 Order::Publish(submission) => draft.publish(&submission.channel, &submission.new),
                 Order::Refuse { problem, .. } => Ok(Outcome::Refused(problem.clone())),
+                Order::Delete { channel, .. } => Ok(draft.delete(channel)),
+                Order::Sweep { number, keys, is_all } => Ok(draft.sweep(*number, keys, *is_all)),
                 Order::Erase { channel, erasure } => Ok(draft.erase(channel, *erasure)),
             })
             .collect();
@@ -216,10 +234,14 @@ impl Committer {
                 (Order::Publish(submission), outcome) => {
                     let Submission { channel, waiter, .. } = submission;
                     let outcome = match outcome {
-                        Outcome::Stored(event) => Ok(self.hub.adopt(&channel, event, now, &mut told)),
-                        Outcome::Duplicate(appended) => Ok(Published { appended, backlog: 0 }),
+                        Outcome::Stored(event) => {
+                            Ok(Done::Published(self.hub.adopt(&channel, event, now, &mut told)))
+                        }
+                        Outcome::Duplicate(appended) => {
+                            Ok(Done::Published(Published { appended, backlog: 0 }))
+                        }
                         Outcome::Refused(problem) => Err(problem),
-                        Outcome::Erased => continue,
+                        Outcome::Erased | Outcome::Deleted(_) => continue,
                     };
                     channel.end_submission();
                     if let Some(Waiter { shard, ticket }) = waiter {
@@ -231,6 +253,20 @@ impl Committer {
                     let completion = Completion { ticket, channel: None, outcome: Err(problem) };
                     completions[usize::from(shard)].push(completion);
                 }
+                (Order::Delete { channel, waiter }, outcome) => {
+                    let outcome = match outcome {
+                        Outcome::Deleted(record) => {
+                            self.hub.clear(&channel, record);
+                            Ok(Done::Deleted)
+                        }
+                        Outcome::Refused(problem) => Err(problem),
+                        _ => Ok(Done::Deleted),
+                    };
+                    channel.end_submission();
+                    let completion = Completion { ticket: waiter.ticket, channel: Some(channel), outcome };
+                    completions[usize::from(waiter.shard)].push(completion);
+                }
+                (Order::Sweep { .. }, _) => self.disk.note_swept(),
                 (Order::Erase { channel, erasure }, Outcome::Erased) => channel.note_erased(Some(erasure)),
                 (Order::Erase { channel, .. }, _) => channel.note_erased(None),
             }

@@ -2,6 +2,7 @@
 //! to those who write to it and read from it. Must not know what they do.
 
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use super::commit::Commits;
@@ -17,6 +18,8 @@ pub(crate) struct Disk {
     pub(crate) commits: Commits,
     pub(crate) loads: Loads,
     pub(crate) chunks: Chunks,
+    /// What deleted channels have left is being swept away.
+    sweeping: AtomicBool,
     store: RwLock<Opened>,
 }
 
@@ -35,6 +38,7 @@ impl Disk {
             commits: Commits::default(),
             loads: Loads::default(),
             chunks: Chunks::default(),
+            sweeping: AtomicBool::new(false),
             store: RwLock::new(Opened { store: Some(Arc::new(store)), failure: None }),
         }
     }
@@ -50,6 +54,15 @@ impl Disk {
             (None, Some(failure)) => Err(failure.clone()),
             (None, None) => Err(StoreError::Failed("the log is being opened anew".to_owned())),
         }
+    }
+
+    /// False if there is one under way.
+    pub(super) fn begin_sweep(&self) -> bool {
+        !self.sweeping.swap(true, Ordering::AcqRel)
+    }
+
+    pub(super) fn note_swept(&self) {
+        self.sweeping.store(false, Ordering::Release);
     }
 
     /// Why nothing can be stored at present.

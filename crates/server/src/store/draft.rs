@@ -7,10 +7,12 @@ use std::sync::Arc;
 use tidewire_core::limits::{Limits, StateKind};
 use tidewire_core::log::Appended;
 use tidewire_core::log::receipts::{self, Receipt};
+use tidewire_core::log::state::StateSize;
 use tidewire_core::record;
 use tidewire_core::{Event, EventId, NewEvent, Problem, Timestamp};
 
 use super::commit::Erasure;
+use super::remains::{self, Remains};
 use super::{ChannelRecord, KEY_NEXT_CHANNEL, Store, StoreError, Totals, event_key, keyed, text_key};
 use crate::hub::{Channel, OnDiskEvent};
 
@@ -25,6 +27,8 @@ pub(super) enum Outcome {
     Refused(Problem),
     /// Events are erased.
     Erased,
+    /// The channel has nothing any more, and is this from now on.
+    Deleted(ChannelRecord),
 }
 
 pub(super) struct Draft<'a> {
@@ -124,6 +128,9 @@ impl<'a> Draft<'a> {
     /// Erases events that retention no longer covers.
     pub(super) fn erase(&mut self, channel: &Arc<Channel>, erasure: Erasure) -> Outcome {
         let Erasure { erased, floor, floor_total } = erasure;
+        if floor <= self.standing(channel).record.floor {
+            return Outcome::Erased; // the channel was deleted meanwhile
+        }
         let number = self.number(channel);
         for offset in erased + 1..=floor {
             self.batch.remove(&self.store.events, event_key(number, offset));
@@ -132,6 +139,40 @@ impl<'a> Draft<'a> {
         standing.record.floor = floor;
         standing.record.floor_total = floor_total;
         standing.record_changed = true;
+        Outcome::Erased
+    }
+
+    /// Deletes all that a channel has, by giving it another number: what is under the old one nobody finds any
+    /// more, and it is swept away piece by piece.
+    pub(super) fn delete(&mut self, channel: &Arc<Channel>) -> Outcome {
+        let next = self.totals.next_channel;
+        let standing = self.standing(channel);
+        let old = standing.record.number;
+        if old == 0 {
+            return Outcome::Erased;
+        }
+        standing.record = ChannelRecord {
+            number: next,
+            floor: standing.head,
+            floor_total: standing.total,
+            state: StateSize::default(),
+        };
+        standing.record_changed = true;
+        standing.receipts.clear();
+        standing.state.clear();
+        let record = standing.record;
+        self.totals.next_channel = next + 1;
+        self.batch.insert(&self.store.meta, KEY_NEXT_CHANNEL, (next + 1).to_le_bytes());
+        self.batch.insert(&self.store.meta, remains::key(old), []);
+        Outcome::Deleted(record)
+    }
+
+    /// Sweeps away some of what deleted channels have left.
+    pub(super) fn sweep(&mut self, number: u64, keys: &Remains, is_all: bool) -> Outcome {
+        keys.remove(self.store, &mut self.batch);
+        if is_all {
+            self.batch.remove(&self.store.meta, remains::key(number));
+        }
         Outcome::Erased
     }
 

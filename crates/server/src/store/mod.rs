@@ -10,6 +10,7 @@ mod draft;
 mod journal;
 mod keyed;
 pub(crate) mod load;
+pub(crate) mod remains;
 pub(crate) mod retention;
 
 use std::fmt;
