@@ -7,6 +7,7 @@
 pub mod case;
 pub mod client;
 pub mod crowd;
+pub mod durable;
 pub mod event;
 pub mod http;
 pub mod launch;
