@@ -12,9 +12,18 @@ use crate::server::{Server, binary};
 /// What a server is started with.
 #[derive(Debug, Clone, Default)]
 pub struct Launch {
-    data: Option<PathBuf>,
+    data: Data,
     config: String,
     environment: Vec<(String, OsString)>,
+}
+
+#[derive(Debug, Clone, Default)]
+enum Data {
+    #[default]
+    Memory,
+    At(PathBuf),
+    /// Not said; the process runs in this directory.
+    Below(PathBuf),
 }
 
 /// What came of it.
@@ -43,7 +52,12 @@ impl Launch {
 
     /// With its log in this directory.
     pub fn on(data: &Path) -> Self {
-        Self { data: Some(data.to_owned()), ..Self::default() }
+        Self { data: Data::At(data.to_owned()), ..Self::default() }
+    }
+
+    /// Without a word on where the log shall be, in this working directory.
+    pub fn below(directory: &Path) -> Self {
+        Self { data: Data::Below(directory.to_owned()), ..Self::default() }
     }
 
     /// With these settings.
@@ -117,8 +131,9 @@ impl Launch {
         let mut command = Command::new(binary()?);
         command.args(["serve", "--listen", "127.0.0.1:0", "--no-demo"]);
         match &self.data {
-            Some(data) => command.arg("--data").arg(data),
-            None => command.arg("--memory"),
+            Data::Memory => command.arg("--memory"),
+            Data::At(data) => command.arg("--data").arg(data),
+            Data::Below(directory) => command.current_dir(directory),
         };
         let file = config_file(&self.config)?;
         if let Some(file) = &file {

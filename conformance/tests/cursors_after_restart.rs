@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use tidewire_conformance::client::{self, Ask, Connected, Item};
 use tidewire_conformance::durable::body::Body;
+use tidewire_conformance::durable::history::read_all;
 use tidewire_conformance::durable::ledger::parts;
 use tidewire_conformance::durable::publish::{PATIENCE, post};
 use tidewire_conformance::http;
@@ -120,6 +121,27 @@ fn a_cursor_of_two_channels_is_right_for_the_one_on_disk() -> Outcome {
         || page["gap"]["channels"] != serde_json::json!(["fast:lost"])
     {
         return Err(format!("expected {:?} and a gap on fast:lost, got {page}", &kept[1..]));
+    }
+    Ok(())
+}
+
+/// What history no longer keeps stays gone, and a cursor into it is a gap; what it keeps stays.
+#[test]
+fn what_was_dropped_before_a_kill_is_a_gap_after_it() -> Outcome {
+    let scratch = Scratch::new("dropped")?;
+    let launch = Launch::on(&scratch.join("data")).config("[history]\nevents = 10\n");
+    let mut server = launch.serve()?;
+    let ids = publish(&server.url, "kept", 0..30)?;
+    let before = read_all(&server.url, "kept")?;
+    server.kill();
+    let server = launch.serve()?;
+    let after = read_all(&server.url, "kept")?;
+    if before.len() != 10 || before != after {
+        return Err(format!("10 events are kept; before the kill {before:?}, after it {after:?}"));
+    }
+    for over in OVER {
+        expect_gap(&server.url, over, "kept", &ids[5])?;
+        expect_event(&server.url, over, "kept", &ids[25], &ids[26])?;
     }
     Ok(())
 }

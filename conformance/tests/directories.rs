@@ -124,6 +124,20 @@ fn an_empty_directory_and_one_that_is_not_there_are_taken() -> Outcome {
 }
 
 #[test]
+fn without_a_word_the_log_is_in_tidewire_data() -> Outcome {
+    let scratch = Scratch::new("default")?;
+    let place = scratch.join("");
+    let mut server = Launch::below(&place).serve()?;
+    let id = publish(&server, 1)?;
+    server.kill();
+    let server = Launch::on(&place.join("tidewire-data")).serve()?;
+    match &read_all(&server.url, "kept")?[..] {
+        [logged] if logged.id == id => Ok(()),
+        other => Err(format!("expected {id}, got {other:?}")),
+    }
+}
+
+#[test]
 fn a_directory_of_another_version_is_refused_and_left_alone() -> Outcome {
     let scratch = Scratch::new("version")?;
     let data = scratch.join("data");

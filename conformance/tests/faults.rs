@@ -211,6 +211,11 @@ fn nobody_is_told_of_an_event_before_it_is_synced() -> Outcome {
     if log.len() != 1 {
         return Err(format!("before the sync the log shows {log:?}"));
     }
+    let snapshot =
+        http::exchange(&agent, "GET", &format!("{}/v1/channels/{CHANNEL}", server.url), &[], None)?;
+    if snapshot.json()?["state"]["id"] != first.as_str() {
+        return Err(format!("before the sync the snapshot shows {}", snapshot.text()));
+    }
     if publishing.iter().any(std::thread::JoinHandle::is_finished) {
         return Err("a publish was answered before the sync".to_owned());
     }
@@ -234,4 +239,49 @@ fn nobody_is_told_of_an_event_before_it_is_synced() -> Outcome {
     } else {
         Err(format!("the log has {log:?}, and not {ids:?}"))
     }
+}
+
+/// A repetition that comes while the first is being synced must not be told of an event that may never be there.
+#[test]
+fn a_repetition_waits_for_the_first() -> Outcome {
+    let disk = Disk::new("repetition")?;
+    let server = disk.launch("").serve()?;
+    let agent = http::agent(PATIENCE);
+    let body = Body::json(0, 0, "");
+    post(&agent, &server.url, "other", &body, None)?.fresh()?;
+    disk.fail(Fault::SyncHangs)?;
+    let publishing: Vec<_> = (0..6)
+        .map(|number| {
+            let (url, body) = (server.url.clone(), body.clone());
+            std::thread::spawn(move || match number % 2 {
+                0 => post(&http::agent(PATIENCE), &url, CHANNEL, &body, Some("k")),
+                _ => over_socket(&mut open(&url)?, CHANNEL, &body, Some("k")),
+            })
+        })
+        .collect();
+    disk.wait_for_hit()?;
+    let answer = http::exchange(&agent, "GET", &format!("{}/healthz", server.url), &[], None)?;
+    if answer.status != 200 || publishing.iter().any(std::thread::JoinHandle::is_finished) {
+        return Err(format!("healthz: {}; or a publish was answered before the sync", answer.status));
+    }
+    disk.fail(Fault::SyncFails)?;
+    for thread in publishing {
+        match thread.join().map_err(|_| "a publisher panicked")?? {
+            said @ Said::Taken { .. } => return Err(format!("taken, though nothing was synced: {said:?}")),
+            Said::Refused { code, .. } if code.starts_with("storage_") => {}
+            said => return Err(format!("expected storage_failed, got {said:?}")),
+        }
+    }
+    disk.recover()?;
+    let mut said = Err("not asked".to_owned());
+    wait_until("publishing recovers", Duration::from_secs(15), || {
+        said = post(&agent, &server.url, CHANNEL, &body, Some("k"));
+        matches!(said, Ok(Said::Taken { .. }) | Err(_))
+    })?;
+    let Said::Taken { id, .. } = said? else { return Err("refused".to_owned()) };
+    if post(&agent, &server.url, CHANNEL, &body, Some("k"))?.repeated()? != id {
+        return Err("the repetition has another id".to_owned());
+    }
+    let log = read_all(&server.url, CHANNEL)?;
+    if log.len() == 1 && log[0].id == id { Ok(()) } else { Err(format!("expected {id} alone, got {log:?}")) }
 }

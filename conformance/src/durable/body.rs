@@ -21,7 +21,10 @@ pub enum Body {
 impl Body {
     /// The body of a publisher's event `number`: mostly small, some over a page, a few over many.
     pub fn random(random: &mut Random, publisher: usize, number: usize) -> Self {
-        let most = [40, 40, 40, 200, 200, 1_000, 6_000, 70_000][random.below(8)];
+        let most = match random.below(100) {
+            0 => 900_000,
+            other => [40, 40, 40, 200, 200, 1_000, 6_000, 70_000][other % 8],
+        };
         let length = random.below(most);
         match random.below(4) {
             0 => Self::Text(format!("text {publisher} {number} {}", letters(random, length))),
