@@ -64,7 +64,8 @@ impl Run<'_> {
         if let Some(save) = &step.save {
             self.values.insert(save.clone(), id.clone());
             let (event, key) = (step.event.clone(), step.key.clone());
-            let (kind, content_type) = (step.kind.unwrap_or(kind), carried(step));
+            let kind = step.kind.unwrap_or(kind);
+            let content_type = carried(step, kind, &body);
             let published = Published { channel, id, time, kind, body, event, key, content_type };
             self.published.insert(save.clone(), published);
         }
@@ -191,8 +192,8 @@ impl Run<'_> {
     }
 }
 
-/// The content type that readers see: one that the kind does not imply.
-fn carried(step: &Publish) -> Option<String> {
+/// The content type that readers see: one that the kind does not imply, or that tells a JSON string from text.
+fn carried(step: &Publish, kind: Kind, body: &[u8]) -> Option<String> {
     let implied = [
         "",
         "application/json",
@@ -200,8 +201,12 @@ fn carried(step: &Publish) -> Option<String> {
         "application/octet-stream",
         "application/x-www-form-urlencoded",
     ];
-    let carried = step.carried.as_ref().or(step.content_type.as_ref())?;
-    (!implied.contains(&carried.as_str())).then(|| carried.clone())
+    let is_string = kind == Kind::Json && body.trim_ascii_start().starts_with(b"\"");
+    let carried = step.carried.as_ref().or(step.content_type.as_ref());
+    carried
+        .filter(|carried| !implied.contains(&carried.as_str()))
+        .cloned()
+        .or_else(|| is_string.then(|| "application/json".to_owned()))
 }
 
 pub(super) fn bytes_of(hex: &str) -> Result<Vec<u8>> {

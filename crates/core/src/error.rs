@@ -52,6 +52,12 @@ pub enum Code {
     HttpVersion,
     /// The bound on channels or history is reached.
     HistoryFull,
+    /// The disk is full: nothing was stored.
+    StorageFull,
+    /// The disk failed: it is not known whether anything was stored.
+    StorageFailed,
+    /// What is stored cannot be read.
+    StorageDamaged,
 }
 
 impl Code {
@@ -95,6 +101,9 @@ impl Code {
             Self::Unavailable => ("unavailable", 503),
             Self::HttpVersion => ("http_version", 505),
             Self::HistoryFull => ("history_full", 507),
+            Self::StorageFull => ("storage_full", 507),
+            Self::StorageFailed => ("storage_failed", 503),
+            Self::StorageDamaged => ("storage_damaged", 500),
         }
     }
 }

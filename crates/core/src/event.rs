@@ -112,6 +112,11 @@ impl Payload {
         Ok(Self { kind: Kind::Bytes, content_type: (!implied).then(|| content_type.into()), data })
     }
 
+    /// Data that was checked before it was stored.
+    pub(crate) fn stored(kind: Kind, content_type: Option<Box<str>>, data: Bytes) -> Self {
+        Self { kind, content_type, data }
+    }
+
     /// What the data is.
     pub fn kind(&self) -> Kind {
         self.kind
@@ -295,6 +300,12 @@ pub struct Event {
 }
 
 impl Event {
+    /// The event that a log makes of what a publisher handed in.
+    pub fn new(id: EventId, time: Timestamp, channel: ChannelName, new: NewEvent) -> Self {
+        let NewEvent { payload, name, key, .. } = new;
+        Self { id, time, channel, name, key, payload, frames: Frames::default() }
+    }
+
     /// What the event counts against limits in bytes: data, name, key and content type.
     pub fn size_bytes(&self) -> usize {
         let optional = |text: &Option<Box<str>>| text.as_ref().map_or(0, |text| text.len());

@@ -99,3 +99,43 @@ impl Default for Retention {
         }
     }
 }
+
+/// Where a channel's events are kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Durability {
+    /// On disk: acknowledged, and delivered, once they are there.
+    #[default]
+    Disk,
+    /// In memory: gone with the process.
+    Memory,
+    /// Nowhere: delivered to those who are there, and never replayed.
+    None,
+}
+
+/// What is kept of a channel, and where.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Policy {
+    /// Where.
+    pub durability: Durability,
+    /// How much.
+    pub retention: Retention,
+    /// How much of a log that is not kept in memory is there too, for those who read its newest events.
+    pub window: Retention,
+}
+
+impl Policy {
+    /// The most events of the window.
+    pub const WINDOW_EVENTS: usize = 1000;
+    /// The most bytes of the window.
+    pub const WINDOW_BYTES: usize = 1 << 20;
+
+    /// A policy with the window that goes with the retention.
+    pub fn new(durability: Durability, retention: Retention) -> Self {
+        let window = Retention {
+            events: retention.events.min(Self::WINDOW_EVENTS),
+            bytes: retention.bytes.min(Self::WINDOW_BYTES),
+            ..retention.clone()
+        };
+        Self { durability, retention, window }
+    }
+}

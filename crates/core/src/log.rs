@@ -1,7 +1,7 @@
 //! The ordered log of one channel: offsets, retention, idempotent append, reading after a position.
 //! Must not know its readers, nor which wire an event goes to.
 
-mod receipts;
+pub mod receipts;
 #[cfg(test)]
 mod tests;
 
@@ -10,12 +10,11 @@ use std::sync::Arc;
 
 use crate::channel::ChannelName;
 use crate::cursor::Start;
-use crate::error::{Code, Problem};
+use crate::error::Problem;
 use crate::event::{Event, NewEvent};
 use crate::id::{Epoch, EventId};
 use crate::limits::Retention;
 use crate::time::Timestamp;
-use crate::wire::Frames;
 use receipts::{Receipt, Receipts};
 
 /// One channel's log, in memory. Time is passed in; nothing happens by itself.
@@ -128,34 +127,40 @@ impl ChannelLog {
         retention: &Retention,
     ) -> Result<Appended, Problem> {
         self.receipts.expire(now, retention);
-        let digest = match &new.idempotency_key {
-            None => None,
-            Some(key) => match self.receipts.find(key, &new) {
-                Ok(None) => Some(receipts::digest(&new)),
-                Ok(Some(receipt)) => {
-                    return Ok(Appended { id: self.id(receipt.offset), time: receipt.time, duplicate: true });
-                }
-                Err(receipts::Conflict) => {
-                    let detail = "the idempotency key was used with another event on this channel; \
-                                  use a new key for a new event";
-                    return Err(Problem::new(Code::IdempotencyConflict, detail));
-                }
-            },
-        };
+        let digest = new.idempotency_key.as_ref().map(|_| receipts::digest(&new));
+        if let (Some(key), Some(digest)) = (&new.idempotency_key, &digest)
+            && let Some(receipt) = self.receipts.find(key)
+        {
+            receipt.check(digest)?;
+            return Ok(Appended { id: self.id(receipt.offset), time: receipt.time, duplicate: true });
+        }
         // The wall clock may step back; `time` must not, or a merge of channels by time would.
         let time = self.events.back().map_or(now, |latest| latest.time.max(now));
         self.head += 1;
         let id = self.id(self.head);
-        if let (Some(key), Some(digest)) = (new.idempotency_key, digest) {
-            self.receipts.remember(key, Receipt { offset: id.offset, time, digest }, retention);
+        if let (Some(key), Some(digest)) = (&new.idempotency_key, digest) {
+            self.receipts.remember(key.clone(), Receipt { offset: id.offset, time, digest }, retention);
         }
-        let NewEvent { payload, name, key, .. } = new;
-        let event =
-            Event { id, time, channel: self.channel.clone(), name, key, payload, frames: Frames::default() };
+        let event = Event::new(id, time, self.channel.clone(), new);
         self.bytes += event.size_bytes();
         self.events.push_back(Arc::new(event));
         self.trim(now, retention);
         Ok(Appended { id, time, duplicate: false })
+    }
+
+    /// Appends an event that a store has taken, with the next offset; this log is only the newest part of that
+    /// store's, and keeps what `retention` says.
+    pub fn adopt(&mut self, event: Arc<Event>, now: Timestamp, retention: &Retention) {
+        debug_assert!(event.id.epoch == self.epoch && event.id.offset > self.head);
+        self.head = event.id.offset;
+        self.bytes += event.size_bytes();
+        self.events.push_back(event);
+        self.trim(now, retention);
+    }
+
+    /// The newest offset that this log no longer has.
+    pub fn dropped(&self) -> u64 {
+        self.dropped
     }
 
     /// Drops what retention no longer covers.

@@ -13,7 +13,9 @@ mod server;
 mod settings;
 mod shard;
 mod sources;
+mod store;
 
-pub use hub::{Channel, Hub, Located, Published};
+pub use hub::{Channel, Hub, Located, Published, Unread};
 pub use server::Server;
 pub use settings::{Flags, Settings};
+pub use store::{Checked, check};

@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
-use tidewire::client::{self, BenchArguments, PublishArguments, SubscribeArguments};
+use tidewire::client::{self, BenchArguments, HistoryArguments, PublishArguments, SubscribeArguments};
 use tidewire::{Flags, Server, Settings};
 
 /// Real-time delivery: one ordered log per channel, over WebSocket, SSE, long polling and short polling.
@@ -29,8 +29,16 @@ enum Command {
     Pub(PublishArguments),
     /// Print the events of channels.
     Sub(SubscribeArguments),
+    /// List, export or import the events of a channel.
+    History(HistoryArguments),
     /// Measure the four patterns side by side against a running server.
     Bench(BenchArguments),
+    /// Read everything in a data directory that no server uses, and say whether it is sound.
+    Check {
+        /// The data directory.
+        #[arg(value_name = "DIR")]
+        data: PathBuf,
+    },
 }
 
 #[derive(Debug, Args)]
@@ -41,7 +49,10 @@ struct Serve {
     /// Settings; see docs/configuration.md.
     #[arg(long, value_name = "FILE", env = "TIDEWIRE_CONFIG")]
     config: Option<PathBuf>,
-    /// Keep history in memory. It always is, so far; the flag says that you know.
+    /// Where the log is kept on disk (default: tidewire-data, in the working directory).
+    #[arg(long, value_name = "DIR", env = "TIDEWIRE_DATA", conflicts_with = "memory")]
+    data: Option<PathBuf>,
+    /// Keep everything in memory: gone with the process.
     #[arg(long)]
     memory: bool,
     /// Serve no demo page, and do not publish this machine's figures on the channel `host`.
@@ -58,7 +69,9 @@ fn main() -> ExitCode {
         Some(Command::Serve(arguments)) => serve(&arguments),
         Some(Command::Pub(arguments)) => return client::publish(&arguments),
         Some(Command::Sub(arguments)) => return client::subscribe(&arguments),
+        Some(Command::History(arguments)) => return client::history(&arguments),
         Some(Command::Bench(arguments)) => return client::bench(&arguments),
+        Some(Command::Check { data }) => check(&data),
         None => serve(&cli.serve),
     };
     outcome.unwrap_or_else(|error| {
@@ -68,7 +81,13 @@ fn main() -> ExitCode {
 }
 
 fn serve(arguments: &Serve) -> anyhow::Result<ExitCode> {
-    let flags = Flags { listen: arguments.listen, insecure: arguments.insecure, no_demo: arguments.no_demo };
+    let flags = Flags {
+        listen: arguments.listen,
+        insecure: arguments.insecure,
+        no_demo: arguments.no_demo,
+        data: arguments.data.clone(),
+        memory: arguments.memory,
+    };
     let settings = Settings::load(arguments.config.as_deref(), &flags)?;
     // Before the port is bound: whoever sees it bound may send the signal.
     let mut signals = Signals::new([SIGTERM, SIGINT])?;
@@ -78,5 +97,11 @@ fn serve(arguments: &Serve) -> anyhow::Result<ExitCode> {
     stdout.flush()?;
     signals.forever().next();
     server.stop()?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn check(data: &std::path::Path) -> anyhow::Result<ExitCode> {
+    let checked = tidewire::check(data)?;
+    writeln!(std::io::stdout(), "{}: {checked}", data.display())?;
     Ok(ExitCode::SUCCESS)
 }

@@ -18,11 +18,15 @@ use crate::metrics::ShardCounters;
 use crate::settings::Settings;
 use crate::shard::{self, Message, Shard, Shared};
 use crate::sources::host;
+use crate::store::commit::Committer;
+use crate::store::{Disk, Store, Totals, load, retention};
 
 /// How many connections may wait to be accepted; the system may allow less (`net.core.somaxconn`).
 const LISTEN_BACKLOG: i32 = 16_384;
 /// Descriptors that are not for connections: polls, the listener, files, and refusals under way.
 const DESCRIPTORS_RESERVED: usize = 64 + REFUSALS_MAX;
+/// How many threads read history from disk.
+const LOADERS: usize = 2;
 /// How often a part of the expired history is dropped.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -51,6 +55,8 @@ pub struct Server {
     stopping: Arc<AtomicBool>,
     shards: Vec<JoinHandle<std::io::Result<()>>>,
     helpers: Vec<JoinHandle<()>>,
+    /// Those who write to the log on disk and read from it.
+    durable: Vec<JoinHandle<()>>,
 }
 
 impl Server {
@@ -59,13 +65,14 @@ impl Server {
     /// # Errors
     /// If the address cannot be bound, or the system refuses threads or polls.
     pub fn start(settings: Settings) -> anyhow::Result<Self> {
+        let durable = open_log(&settings)?;
         let socket = bind(settings.listen)
             .with_context(|| format!("cannot listen on {}; is another program there?", settings.listen))?;
         let address = socket.local_addr()?;
         let settings = Arc::new(settings);
         let polls: Vec<_> = (0..settings.shards).map(|_| shard::prepare()).collect::<Result<_, _>>()?;
         let (polls, inboxes): (Vec<_>, Vec<_>) = polls.into_iter().unzip();
-        let hub = Arc::new(Hub::new(Arc::clone(&settings), inboxes.clone()));
+        let hub = Arc::new(Hub::new(Arc::clone(&settings), inboxes.clone(), durable.clone()));
         let gauges = Arc::new(Gauges {
             shards: inboxes.iter().map(|_| Arc::default()).collect(),
             connections: AtomicUsize::new(0),
@@ -95,10 +102,14 @@ impl Server {
         }
         let stopping = Arc::new(AtomicBool::new(false));
         let mut helpers = vec![sweeper(Arc::clone(&hub), Arc::clone(&stopping))?];
+        let durable = match durable {
+            Some((disk, totals)) => start_log(&hub, disk, totals)?,
+            None => Vec::new(),
+        };
         if settings.demo {
             helpers.push(host::start(Arc::clone(&hub), Arc::clone(&stopping))?);
         }
-        Ok(Self { address, hub, stopping, shards, helpers })
+        Ok(Self { address, hub, stopping, shards, helpers, durable })
     }
 
     /// Where the server listens; the port that the system chose if it was asked to.
@@ -123,8 +134,37 @@ impl Server {
             helper.thread().unpark();
             let _ = helper.join();
         }
+        // Last, as the shards wait for it: whoever was told of an event has been told the truth.
+        if let Some(disk) = self.hub.disk() {
+            disk.stop();
+        }
+        self.durable.into_iter().for_each(|thread| drop(thread.join()));
         Ok(())
     }
+}
+
+/// Opens the log on disk, if there is to be one. Before the port is bound: a server without its log must not
+/// look alive.
+fn open_log(settings: &Settings) -> anyhow::Result<Option<(Arc<Disk>, Totals)>> {
+    let Some(data) = &settings.data else { return Ok(None) };
+    let store = Store::open(data, settings.idempotency_ms())?;
+    let totals =
+        store.totals().map_err(|error| anyhow::anyhow!("cannot read {}: {error}", data.display()))?;
+    Ok(Some((Arc::new(Disk::new(store, settings.idempotency_ms())), totals)))
+}
+
+fn start_log(hub: &Arc<Hub>, disk: Arc<Disk>, totals: Totals) -> anyhow::Result<Vec<JoinHandle<()>>> {
+    let committer = Committer::new(Arc::clone(hub), Arc::clone(&disk), totals);
+    let run = move || {
+        let _guard = AbortOnPanic;
+        committer.run()
+    };
+    let mut threads = vec![spawn("committer", run)?];
+    for index in 0..LOADERS {
+        let (hub, disk) = (Arc::clone(hub), Arc::clone(&disk));
+        threads.push(spawn(&format!("loader-{index}"), move || load::run(&hub, &disk))?);
+    }
+    Ok(threads)
 }
 
 /// Binds with a queue that holds a storm of reconnecting clients: what does not fit is retried by the
@@ -159,7 +199,7 @@ struct AbortOnPanic;
 impl Drop for AbortOnPanic {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            eprintln!("tidewire: a shard panicked (a fault of ours; the message is above); the server ends");
+            eprintln!("tidewire: a thread panicked (a fault of ours; the message is above); the server ends");
             std::process::abort();
         }
     }
@@ -192,5 +232,11 @@ pub(crate) fn every(
 }
 
 fn sweeper(hub: Arc<Hub>, stopping: Arc<AtomicBool>) -> anyhow::Result<JoinHandle<()>> {
-    every("sweeper", SWEEP_INTERVAL, stopping, move || hub.sweep(wall_clock()))
+    let mut looked_through = String::new();
+    every("sweeper", SWEEP_INTERVAL, stopping, move || {
+        hub.sweep(wall_clock());
+        if let Some(disk) = hub.disk() {
+            retention::sweep_store(&hub, disk, wall_clock(), &mut looked_through);
+        }
+    })
 }

@@ -2,12 +2,17 @@
 //! Must not know what the settings do; a value that gets past here is usable.
 
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, bail, ensure};
 use serde::Deserialize;
-use tidewire_core::limits::{Limits, Retention};
+use tidewire_core::limits::{Durability, Limits, Policy, Retention};
+
+/// Where the log is, if nothing else is said.
+const DATA_DEFAULT: &str = "tidewire-data";
+/// The demo's channel.
+const HOST: &str = "host";
 
 /// Checked settings.
 #[derive(Debug)]
@@ -18,10 +23,12 @@ pub struct Settings {
     pub shards: usize,
     /// Whether the demo page is served and this machine's figures are published on `host`.
     pub demo: bool,
+    /// Where the log on disk is. `None` keeps everything in memory.
+    pub data: Option<PathBuf>,
     /// All bounds.
     pub limits: Limits,
-    retention: Arc<Retention>,
-    by_pattern: Vec<(String, Arc<Retention>)>,
+    policy: Arc<Policy>,
+    by_pattern: Vec<(String, Arc<Policy>)>,
 }
 
 /// What the command line says.
@@ -33,6 +40,10 @@ pub struct Flags {
     pub insecure: bool,
     /// `--no-demo`.
     pub no_demo: bool,
+    /// `--data`.
+    pub data: Option<PathBuf>,
+    /// `--memory`.
+    pub memory: bool,
 }
 
 /// `tidewire.toml`, unchecked. Unknown keys are errors. Each key is documented in `docs/configuration.md`.
@@ -42,6 +53,8 @@ struct File {
     listen: Option<SocketAddr>,
     demo: Option<bool>,
     shards: Option<usize>,
+    data: Option<PathBuf>,
+    durability: Option<FileDurability>,
     history: History,
     channels: Vec<ChannelRule>,
     limits: FileLimits,
@@ -57,10 +70,20 @@ struct History {
     idempotency_keys: Option<usize>,
 }
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum FileDurability {
+    Disk,
+    Memory,
+    None,
+}
+
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct ChannelRule {
     pattern: String,
+    #[serde(default)]
+    durability: Option<FileDurability>,
     #[serde(default)]
     history: History,
 }
@@ -142,6 +165,14 @@ impl Settings {
             file.shards.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
         ensure!((1..=1024).contains(&shards), "shards = {shards} is out of range; 1 to 1024 are possible");
         let limits = file.limits.checked()?;
+        let demo = file.demo.unwrap_or(true) && !flags.no_demo;
+        ensure!(
+            !flags.memory || flags.data.is_none(),
+            "--memory and --data say opposite things; pass one of them"
+        );
+        let data = flags.data.clone().or(file.data).unwrap_or_else(|| PathBuf::from(DATA_DEFAULT));
+        let data = (!flags.memory).then_some(data);
+        let durability = durability(file.durability, "durability", data.is_some())?;
         let retention = file.history.over(&Retention::default(), limits.event_bytes)?;
         let mut by_pattern = Vec::new();
         for rule in file.channels {
@@ -151,26 +182,56 @@ impl Settings {
                 "channels.pattern = {:?} is neither a channel name nor the beginning of one with a * at its end",
                 rule.pattern
             );
-            by_pattern.push((rule.pattern, Arc::new(rule.history.over(&retention, limits.event_bytes)?)));
+            let durability = match rule.durability {
+                None => durability,
+                chosen => self::durability(chosen, "channels.durability", data.is_some())?,
+            };
+            let policy = Policy::new(durability, rule.history.over(&retention, limits.event_bytes)?);
+            by_pattern.push((rule.pattern, Arc::new(policy)));
+        }
+        if demo && !by_pattern.iter().any(|(pattern, _)| pattern == HOST) {
+            // This machine's figures, every second: of no use after a restart.
+            by_pattern
+                .insert(0, (HOST.to_owned(), Arc::new(Policy::new(Durability::Memory, retention.clone()))));
         }
         Ok(Self {
             listen,
             shards,
-            demo: file.demo.unwrap_or(true) && !flags.no_demo,
+            demo,
+            data,
             limits,
-            retention: Arc::new(retention),
+            policy: Arc::new(Policy::new(durability, retention)),
             by_pattern,
         })
     }
 
-    /// The retention of a channel: that of the first pattern that fits, else the general one.
-    pub fn retention_of(&self, channel: &str) -> Arc<Retention> {
+    /// What is kept of a channel: what the first pattern that fits says, else what holds for all.
+    pub fn policy_of(&self, channel: &str) -> &Arc<Policy> {
         let fits = |pattern: &str| match pattern.strip_suffix('*') {
             Some(stem) => channel.starts_with(stem),
             None => channel == pattern,
         };
         let found = self.by_pattern.iter().find(|(pattern, _)| fits(pattern));
-        Arc::clone(found.map_or(&self.retention, |(_, retention)| retention))
+        found.map_or(&self.policy, |(_, policy)| policy)
+    }
+
+    /// The longest time for which any channel remembers idempotency keys.
+    pub fn idempotency_ms(&self) -> u64 {
+        let all = self.by_pattern.iter().map(|(_, policy)| policy).chain([&self.policy]);
+        all.map(|policy| policy.retention.idempotency_ms).max().unwrap_or(0)
+    }
+}
+
+/// Where events are kept, as chosen; by default on disk, if there is one.
+fn durability(chosen: Option<FileDurability>, key: &str, has_disk: bool) -> anyhow::Result<Durability> {
+    match chosen {
+        Some(FileDurability::Disk) if !has_disk => {
+            bail!("{key} = \"disk\" cannot be with --memory; pass --data DIR, or choose \"memory\"")
+        }
+        Some(FileDurability::Disk) => Ok(Durability::Disk),
+        Some(FileDurability::Memory) => Ok(Durability::Memory),
+        Some(FileDurability::None) => Ok(Durability::None),
+        None => Ok(if has_disk { Durability::Disk } else { Durability::Memory }),
     }
 }
 
@@ -213,8 +274,27 @@ mod tests {
                     [[channels]]\npattern = \"chat:1\"\nhistory.events = 9";
         let settings = settings(text).expect("right");
         for (channel, events) in [("chat:1", 7), ("chat", 5), ("x", 5)] {
-            assert_eq!(settings.retention_of(channel).events, events, "{channel}");
+            assert_eq!(settings.policy_of(channel).retention.events, events, "{channel}");
         }
+    }
+
+    #[test]
+    fn durability_goes_by_pattern() {
+        let text = "durability = \"memory\"\n[[channels]]\npattern = \"a:*\"\ndurability = \"disk\"\n\
+                    [[channels]]\npattern = \"b\"\ndurability = \"none\"";
+        let of = |settings: &Settings, channel: &str| settings.policy_of(channel).durability;
+        let on_disk = settings(text).expect("right");
+        assert_eq!(of(&on_disk, "a:1"), Durability::Disk);
+        assert_eq!(of(&on_disk, "b"), Durability::None);
+        assert_eq!(of(&on_disk, "c"), Durability::Memory);
+        let all = settings("").expect("right");
+        assert_eq!((of(&all, "c"), of(&all, HOST)), (Durability::Disk, Durability::Memory));
+        let flags = Flags { memory: true, ..Flags::default() };
+        let in_memory = Settings::checked(File::default(), &flags).expect("right");
+        assert_eq!((of(&in_memory, "c"), in_memory.data), (Durability::Memory, None));
+        let file = toml::from_str(text).expect("TOML");
+        let error = Settings::checked(file, &flags).expect_err("a contradiction").to_string();
+        assert!(error.contains("--memory"), "{error}");
     }
 
     #[test]
@@ -227,6 +307,8 @@ mod tests {
             ("listen = \"0.0.0.0:80\"", "--insecure"),
             ("[[channels]]\npattern = \"a*b\"", "a*b"),
             ("shards = 0", "shards"),
+            ("durability = \"paper\"", "paper"),
+            ("[[channels]]\npattern = \"a\"\ndurability = \"\"", "durability"),
             ("[history]\nbytes = 5", "limits.event_bytes"),
         ] {
             let error = settings(text).expect_err(text);

@@ -46,7 +46,7 @@ pub(crate) enum Scenario {
 /// What all scenarios take.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct CommonArgs {
-    /// What to measure: NAME[/TRANSPORT][+deflate], with NAME one of tidewire, nchan, ws, socketio,
+    /// What to measure: NAME[/TRANSPORT][+deflate], with NAME one of tidewire, tidewire-disk, nchan, ws, socketio,
     /// custom, baseline and TRANSPORT one of ws, sse, long-poll
     #[arg(long, value_delimiter = ',', value_name = "TARGET", default_value = "tidewire/ws")]
     pub(crate) targets: Vec<Target>,

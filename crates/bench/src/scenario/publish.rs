@@ -40,9 +40,9 @@ pub(crate) struct PublishArgs {
     /// Ways to publish
     #[arg(long, value_enum, value_delimiter = ',', default_value = "keep-alive,pipelined,ws")]
     modes: Vec<Mode>,
-    /// Connections that publish, each to a channel of its own
-    #[arg(long, default_value_t = 16)]
-    connections: u32,
+    /// Numbers of connections that publish, each to a channel of its own
+    #[arg(long, value_delimiter = ',', default_value = "16")]
+    connections: Vec<u32>,
     /// Publishes that may be unacknowledged on each connection, where they are pipelined
     #[arg(long, default_value_t = 64)]
     window: usize,
@@ -56,27 +56,29 @@ pub(crate) struct PublishArgs {
 impl PublishArgs {
     pub(super) fn run(&self) -> Result<()> {
         let mut report = Report::new("publish", COLUMNS, "publishes_per_s");
-        report.parameter("connections", self.connections);
         report.parameter("window", self.window);
         self.common.describe(&mut report);
         self.common.each_turn(|target, progress| {
             for &mode in &self.modes {
-                if mode == Mode::Ws && !matches!(target.kind, Kind::Tidewire | Kind::Ws) {
+                if mode == Mode::Ws && !matches!(target.kind, Kind::Tidewire | Kind::TidewireDisk | Kind::Ws)
+                {
                     continue;
                 }
-                let sample = self.measure(target, mode, progress);
-                let sample = sample.with_context(|| format!("measuring {target}, {mode:?}"))?;
-                report.add(&format!("{target}, {mode:?}"), None, &sample);
+                for &connections in &self.connections {
+                    let name = format!("{target}, {mode:?}, {connections} publishers");
+                    let sample = self.measure(target, mode, connections.max(1), progress);
+                    report.add(&name, None, &sample.with_context(|| format!("measuring {name}"))?);
+                }
             }
             Ok(())
         })?;
         report.publish(&self.common.report)
     }
 
-    fn measure(&self, target: &Target, mode: Mode, progress: &Progress) -> Result<Sample> {
+    fn measure(&self, target: &Target, mode: Mode, connections: u32, progress: &Progress) -> Result<Sample> {
         let server = target.start(&self.common.target)?;
         let plan = FleetPlan {
-            layout: Layout::unheard(self.connections.max(1)),
+            layout: Layout::unheard(connections),
             transport: target.transport,
             deflate: false,
             since: None,
@@ -84,7 +86,7 @@ impl PublishArgs {
             stalled_every: None,
             payload_bytes: self.common.size,
             via: if mode == Mode::Ws { Via::Ws } else { Via::Http },
-            lines: self.connections.max(1) as usize,
+            lines: connections as usize,
         };
         let unacknowledged_max = if mode == Mode::KeepAlive { 1 } else { self.window.max(1) };
         let pace = Pace::Window { unacknowledged_max, behind_max: u64::MAX };

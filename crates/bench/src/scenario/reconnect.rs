@@ -55,7 +55,8 @@ impl ReconnectArgs {
         report.parameter("missed events", self.missed);
         self.common.describe(&mut report);
         self.common.each_turn(|target, progress| {
-            ensure!(target.kind == Kind::Tidewire, "{target}: only tidewire resumes by event id");
+            let resumes = matches!(target.kind, Kind::Tidewire | Kind::TidewireDisk);
+            ensure!(resumes, "{target}: only tidewire resumes by event id");
             let mut sample =
                 self.storm(target, clients, progress).with_context(|| format!("measuring {target}"))?;
             let connect = connect::measure(target, clients, &self.common, progress)?;

@@ -42,6 +42,8 @@ pub(crate) enum Via {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
     Tidewire,
+    /// With its log on disk.
+    TidewireDisk,
     Nchan,
     Ws,
     SocketIo,
@@ -164,7 +166,8 @@ impl Target {
     pub(crate) fn start(&self, options: &TargetOptions) -> Result<Server> {
         self.check_transport()?;
         match self.kind {
-            Kind::Tidewire => tidewire::start(options),
+            Kind::Tidewire => tidewire::start(options, tidewire::Log::Memory),
+            Kind::TidewireDisk => tidewire::start(options, tidewire::Log::Disk),
             Kind::Nchan => nchan::start(self.deflate),
             Kind::Ws => node::start_ws(options),
             Kind::SocketIo => node::start_socketio(options),
@@ -177,14 +180,14 @@ impl Target {
     /// The cheapest way to publish to it.
     pub(crate) fn fastest_via(&self) -> Via {
         match self.kind {
-            Kind::Tidewire | Kind::Ws => Via::Ws,
+            Kind::Tidewire | Kind::TidewireDisk | Kind::Ws => Via::Ws,
             Kind::Nchan | Kind::SocketIo | Kind::Baseline | Kind::Custom => Via::Http,
         }
     }
 
     fn check_transport(&self) -> Result<()> {
         let possible: &[Transport] = match self.kind {
-            Kind::Tidewire => &[Transport::Ws, Transport::Sse, Transport::LongPoll],
+            Kind::Tidewire | Kind::TidewireDisk => &[Transport::Ws, Transport::Sse, Transport::LongPoll],
             Kind::Nchan | Kind::Custom => &[Transport::Ws, Transport::Sse],
             Kind::Ws | Kind::SocketIo | Kind::Baseline => &[Transport::Ws],
         };
@@ -209,12 +212,15 @@ impl FromStr for Target {
         let (name, transport) = text.split_once('/').unwrap_or((text, "ws"));
         let kind = match name {
             "tidewire" => Kind::Tidewire,
+            "tidewire-disk" => Kind::TidewireDisk,
             "nchan" => Kind::Nchan,
             "ws" => Kind::Ws,
             "socketio" => Kind::SocketIo,
             "baseline" => Kind::Baseline,
             "custom" => Kind::Custom,
-            _ => bail!("no target {name:?}: tidewire, nchan, ws, socketio, baseline or custom"),
+            _ => {
+                bail!("no target {name:?}: tidewire, tidewire-disk, nchan, ws, socketio, baseline or custom")
+            }
         };
         let transport = match transport {
             "ws" => Transport::Ws,
@@ -230,6 +236,7 @@ impl fmt::Display for Target {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let name = match self.kind {
             Kind::Tidewire => "tidewire",
+            Kind::TidewireDisk => "tidewire-disk",
             Kind::Nchan => "nchan",
             Kind::Ws => "ws",
             Kind::SocketIo => "socketio",

@@ -1,4 +1,4 @@
-//! Tidewire: started in memory on a free port, spoken to as PROTOCOL.md says.
+//! Tidewire: started on a free port with its log in memory or on disk, spoken to as PROTOCOL.md says.
 //! Knows the wire only, nothing of the server's code.
 
 use std::process::Command;
@@ -13,16 +13,29 @@ use crate::wire::{Framing, http, websocket};
 /// Seconds that a long poll is held.
 const WAIT_S: u32 = 60;
 
-pub(super) fn start(options: &TargetOptions) -> Result<Server> {
+/// Where its log is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Log {
+    Memory,
+    /// In a folder that goes with the server.
+    Disk,
+}
+
+pub(super) fn start(options: &TargetOptions, log: Log) -> Result<Server> {
     let program =
         options.tidewire.as_ref().context("say where the release binary is with --tidewire PATH")?;
     let address = free_address()?;
     let mut command = Command::new(program);
-    command.args(["serve", "--listen", &address.to_string(), "--memory"]);
+    let folder = Scratch::new()?;
+    command.args(["serve", "--listen", &address.to_string()]);
+    match log {
+        Log::Memory => command.arg("--memory"),
+        Log::Disk => command.arg("--data").arg(folder.path().join("data")),
+    };
     if let Some(config) = &options.config {
         command.arg("--config").arg(config);
     }
-    let mut process = Process::start(&mut command, Scratch::new()?)?;
+    let mut process = Process::start(&mut command, folder)?;
     process.wait_until("200 from /readyz", || answers_ok(address, "/readyz"))?;
     Ok(Server::owned(address, Box::new(Tidewire { host: address.to_string() }), process))
 }

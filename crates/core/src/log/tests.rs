@@ -4,6 +4,7 @@ use bytes::Bytes;
 use proptest::prelude::*;
 
 use super::*;
+use crate::error::Code;
 use crate::event::Payload;
 
 fn log() -> ChannelLog {

@@ -4,7 +4,7 @@
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
-use crate::event::{Event, Kind};
+use crate::event::{Event, Kind, Payload};
 
 /// What comes before `"channel"` in [`event`].
 const TYPE_MEMBER: &[u8] = b"{\"type\":\"event\",";
@@ -29,7 +29,7 @@ pub fn event(event: &Event) -> Vec<u8> {
         }
     }
     push_data(&mut out, event);
-    if let Some(content_type) = event.payload.content_type() {
+    if let Some(content_type) = content_type(&event.payload) {
         push_member(&mut out, "content_type");
         push_string_bytes(&mut out, content_type);
     }
@@ -72,6 +72,14 @@ fn push_data(out: &mut Vec<u8>, event: &Event) {
             out.push(b'"');
         }
     }
+}
+
+/// The content type to carry. Text is a JSON string here, so JSON that is a string has to say that it is JSON.
+fn content_type(payload: &Payload) -> Option<&str> {
+    let is_string = || payload.data().trim_ascii_start().starts_with(b"\"");
+    payload
+        .content_type()
+        .or_else(|| (payload.kind() == Kind::Json && is_string()).then(|| Kind::Json.implied_content_type()))
 }
 
 fn push_member(out: &mut Vec<u8>, name: &str) {

@@ -1,4 +1,4 @@
-//! The options of `tidewire pub` and `tidewire sub`, as clap reads them.
+//! The options of `tidewire pub`, `sub` and `history`, as clap reads them.
 //! Must hold no logic: what an option means is decided where it is used.
 
 use std::path::PathBuf;
@@ -81,6 +81,45 @@ pub struct SubscribeArguments {
     pub(super) quiet: bool,
 }
 
+/// List the events that a channel holds, oldest first; or write them out as JSON lines, or read such lines in.
+#[derive(Debug, Args)]
+pub struct HistoryArguments {
+    /// The channel.
+    pub(super) channel: String,
+    /// Where the server is.
+    #[arg(long, env = "TIDEWIRE_URL", default_value = "http://127.0.0.1:8080")]
+    pub(super) url: String,
+    /// Where to begin: right after an event id or cursor, or with the oldest event (`earliest`).
+    #[arg(long, value_name = "ID|earliest", default_value = "earliest", conflicts_with = "import")]
+    pub(super) since: String,
+    /// End after this many events.
+    #[arg(long, value_name = "N", conflicts_with_all = ["export", "import"], value_parser = clap::value_parser!(u64).range(1..))]
+    pub(super) limit: Option<u64>,
+    /// Go on with the events to come, as `tidewire sub` does.
+    #[arg(long, short, conflicts_with_all = ["export", "import"])]
+    pub(super) follow: bool,
+    /// Print each event as a JSON object on a line, as an export has it.
+    #[arg(long, conflicts_with_all = ["export", "import"])]
+    pub(super) json: bool,
+    /// Print all events as JSON lines, which `--import` takes. Missing events are a failure.
+    #[arg(long, conflicts_with = "import")]
+    pub(super) export: bool,
+    /// Export what is left where events are missing, and say so.
+    #[arg(long, requires = "export")]
+    pub(super) allow_gaps: bool,
+    /// Publish the events of an export, in its order; `-`, or no file, is standard input. They get ids and
+    /// times of their own. Each is published under an idempotency key made of its old id, so that an
+    /// import that was interrupted can be run again, as long as the server remembers the keys.
+    #[arg(long, value_name = "FILE", num_args = 0..=1, default_missing_value = "-")]
+    pub(super) import: Option<PathBuf>,
+    /// How long a request is tried again while the server cannot be reached or is not available; 0: never.
+    #[arg(long, value_name = "SECONDS", default_value_t = 30, conflicts_with = "follow")]
+    pub(super) retry_for: u32,
+    /// Say nothing on standard error but errors.
+    #[arg(long, short)]
+    pub(super) quiet: bool,
+}
+
 /// How events come to `tidewire sub`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum TransportName {
@@ -106,13 +145,19 @@ impl TransportName {
     }
 }
 
-/// What `tidewire sub` prints of an event.
+/// What is printed of an event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Format {
     /// The data alone.
     Data,
     /// The whole event as one JSON object.
     Json,
+    /// As `Json`, with the white space in the data as it was published.
+    #[value(skip)]
+    Exact,
+    /// Id, time, name, key and the beginning of the data, for people.
+    #[value(skip)]
+    Line,
 }
 
 /// The longest time that an option may name: longer than any run, short enough for every clock.

@@ -14,6 +14,9 @@ use super::arguments::Format;
 /// The first byte of a binary frame that delivers an event (PROTOCOL.md section 3.1).
 const BINARY_EVENT: u8 = 0x01;
 
+/// How much of an event's data is shown to people.
+const SHOWN_CHARS: usize = 100;
+
 /// An event over several channels (PROTOCOL.md section 2.4). The members stand in the order in which
 /// they are printed.
 #[derive(Debug, Clone, Deserialize, Serialize)]
@@ -90,6 +93,8 @@ impl Event {
     /// Appends the event to `out` as `format` wants it, with a line feed.
     pub(super) fn print(&mut self, format: Format, out: &mut Vec<u8>) -> serde_json::Result<()> {
         match (format, &self.data) {
+            (Format::Exact, _) => serde_json::to_writer(&mut *out, self)?,
+            (Format::Line, _) => out.extend_from_slice(self.line().as_bytes()),
             (Format::Json, _) => {
                 if let Some(data) = self.data.take() {
                     self.data = Some(RawValue::from_string(compact(data.get()).into_owned())?);
@@ -97,8 +102,7 @@ impl Event {
                 serde_json::to_writer(&mut *out, self)?;
             }
             (Format::Data, Some(data)) if data.get().starts_with('"') => {
-                let text: Cow<'_, str> = serde_json::from_str::<Text<'_>>(data.get())?.0;
-                out.extend_from_slice(text.as_bytes());
+                out.extend_from_slice(text_of(data.get()).as_bytes());
             }
             (Format::Data, Some(data)) => out.extend_from_slice(compact(data.get()).as_bytes()),
             (Format::Data, None) => {
@@ -108,10 +112,53 @@ impl Event {
         out.push(b'\n');
         Ok(())
     }
+
+    /// The event on one line for people: what is not there is a `-`.
+    fn line(&self) -> String {
+        let data = match (&self.data, &self.data_base64) {
+            (Some(data), _) if data.get().starts_with('"') && self.is_text() => {
+                let text = text_of(data.get());
+                shortened(&text, text.len())
+            }
+            (Some(data), _) => shortened(&compact(data.get()), data.get().len()),
+            (None, Some(base64)) => shortened(&format!("base64:{base64}"), base64.len() / 4 * 3),
+            (None, None) => String::new(),
+        };
+        let (name, key) = (self.event.as_deref().unwrap_or("-"), self.key.as_deref().unwrap_or("-"));
+        format!("{}  {}  {name}  {key}  {data}", self.id, self.time)
+    }
+
+    /// Whether a string in `data` is text. Where it is JSON its content type says so.
+    fn is_text(&self) -> bool {
+        self.content_type.as_deref().is_none_or(|content_type| content_type.starts_with("text/"))
+    }
+}
+
+/// The beginning of a text that shows data of so many bytes, without what would leave the line or move a
+/// terminal's cursor.
+fn shortened(text: &str, bytes: usize) -> String {
+    let mut out = String::new();
+    for character in text.chars().take(SHOWN_CHARS) {
+        if character.is_control() {
+            out.extend(character.escape_default());
+        } else {
+            out.push(character);
+        }
+    }
+    if text.chars().nth(SHOWN_CHARS).is_some() {
+        out.push_str(&format!("... ({bytes} bytes)"));
+    }
+    out
 }
 
 #[derive(Deserialize)]
 struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
+
+/// What a JSON string says. One that escapes half of a surrogate pair says nothing that UTF-8 has; it is
+/// given as it stands.
+fn text_of(json: &str) -> Cow<'_, str> {
+    serde_json::from_str::<Text<'_>>(json).map_or(Cow::Borrowed(json), |text| text.0)
+}
 
 /// An empty text in a binary header means that the member is not there.
 fn given(text: &str) -> Option<String> {
@@ -195,6 +242,7 @@ mod tests {
             (r#""data":null"#, "null"),
             (r#""data":12345678901234567890123"#, "12345678901234567890123"),
             (r#""data":"\\""#, "\\"),
+            (r#""data":"half \ud800""#, r#""half \ud800""#),
             (r#""data_base64":"AAH/""#, "AAH/"),
         ] {
             assert_eq!(printed(&event(members), Format::Data), format!("{expected}\n"));
@@ -209,6 +257,29 @@ mod tests {
         assert_eq!(printed(&with_type, Format::Json), format!("{full}\n"));
         let spaced = event(r#""data":[ 1,  "  " ]"#);
         assert_eq!(printed(&spaced, Format::Json), format!("{}\n", event(r#""data":[1,"  "]"#)));
+    }
+
+    #[test]
+    fn prints_a_line_for_people_that_stays_on_its_line() {
+        let long = format!(r#""data":"{}""#, "ä".repeat(SHOWN_CHARS + 1));
+        let cut = format!("-  -  {}... (202 bytes)", "ä".repeat(SHOWN_CHARS));
+        for (members, expected) in [
+            (r#""event":"tick","key":"k","data":{ "b" : 1 }"#, r#"tick  k  {"b":1}"#),
+            (r#""data":"two\nlines \u001b[2J""#, r"-  -  two\nlines \u{1b}[2J"),
+            (r#""data":"text","content_type":"application/json""#, r#"-  -  "text""#),
+            (r#""data_base64":"AAH/""#, "-  -  base64:AAH/"),
+            (r#""data":"""#, "-  -  "),
+            (&long, &cut),
+        ] {
+            let expected = format!("e-1  2026-11-23T05:14:04.123Z  {expected}\n");
+            assert_eq!(printed(&event(members), Format::Line), expected);
+        }
+    }
+
+    #[test]
+    fn an_export_keeps_the_white_space_in_data() {
+        let spaced = event(r#""data":[ 1,  "  " ]"#);
+        assert_eq!(printed(&spaced, Format::Exact), format!("{spaced}\n"));
     }
 
     #[test]

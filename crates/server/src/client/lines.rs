@@ -16,6 +16,16 @@ pub(super) enum LineError {
     Io(io::Error),
 }
 
+impl LineError {
+    /// A sentence for a person; `what` names the line or the input.
+    pub(super) fn describe(&self, what: &str) -> String {
+        match self {
+            Self::TooLong => format!("{what} is longer than {BYTES_MAX} bytes"),
+            Self::Io(error) => format!("cannot read {what}: {error}"),
+        }
+    }
+}
+
 /// Reads the next line into `line`, without its LF or CRLF. False at the end of the input.
 pub(super) fn next(input: &mut impl BufRead, line: &mut Vec<u8>) -> Result<bool, LineError> {
     line.clear();

@@ -1,4 +1,4 @@
-//! The command-line clients `tidewire pub` and `tidewire sub`.
+//! The command-line clients: `tidewire pub`, `sub`, `history` and `bench`.
 //! They speak only the wire of PROTOCOL.md and must not know the hub, the shards or their settings.
 
 mod arguments;
@@ -7,12 +7,16 @@ mod compare;
 mod cursor_file;
 mod endpoint;
 mod event;
+mod history;
 mod http;
+mod import;
 mod lines;
 mod position;
 mod publish;
 mod report;
+mod sender;
 mod session;
+mod socket_sender;
 mod sse_parser;
 mod subscribe;
 mod transport;
@@ -20,7 +24,7 @@ mod watcher;
 
 use std::process::ExitCode;
 
-pub use arguments::{Format, PublishArguments, SubscribeArguments, TransportName};
+pub use arguments::{Format, HistoryArguments, PublishArguments, SubscribeArguments, TransportName};
 pub use compare::BenchArguments;
 
 /// Why a command ends without having done what it was asked to.
@@ -40,6 +44,11 @@ pub fn publish(arguments: &PublishArguments) -> ExitCode {
 /// Runs `tidewire sub`. Exit code 0: ended as asked, 1: refused or failed, 2: wrong usage.
 pub fn subscribe(arguments: &SubscribeArguments) -> ExitCode {
     exit_code(subscribe::run(arguments))
+}
+
+/// Runs `tidewire history`. Exit code 0: all done, 1: refused, failed or incomplete, 2: wrong usage.
+pub fn history(arguments: &HistoryArguments) -> ExitCode {
+    exit_code(history::run(arguments))
 }
 
 /// Runs `tidewire bench`. Exit code 0: measured, 1: nothing could be published, 2: wrong usage.

@@ -1,4 +1,4 @@
-//! A running subscription: takes in signals, prints events, keeps its place and its counts.
+//! A subscription or listing: takes in signals, prints events, keeps its place and its counts.
 //! Must not know a transport, nor wait for anything but its output.
 
 use std::io::{self, Write};
@@ -15,11 +15,13 @@ use super::transport::Signal;
 /// Output is handed on when this much of it has come together, and at the end of each batch.
 const OUTPUT_BYTES: usize = 64 << 10;
 
-/// Why a subscription ends well.
+/// Why it ends well.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Ending {
     /// As many events as were asked for are printed.
     Count,
+    /// Everything that was there is printed.
+    Complete,
     /// The time that was given is over.
     Timeout,
     /// Somebody asked for the end.
@@ -28,7 +30,7 @@ pub(super) enum Ending {
     ReaderGone,
 }
 
-/// The state of `sub`.
+/// The state of `sub` and `history`.
 #[derive(Debug)]
 pub(super) struct Session<W> {
     pub(super) position: Position,

@@ -56,7 +56,7 @@ impl Exchange {
             Code::UpgradeRequired => {
                 all.extend([("Sec-WebSocket-Version", "13"), ("Upgrade", "websocket")]);
             }
-            Code::Unavailable => all.push(("Retry-After", "2")),
+            Code::Unavailable | Code::StorageFull | Code::StorageFailed => all.push(("Retry-After", "2")),
             _ => {}
         }
         all.extend_from_slice(fields);

@@ -5,11 +5,10 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use tidewire_core::cursor::Start;
-use tidewire_core::log::Evicted;
 use tidewire_core::wire::poll;
 use tidewire_core::{ChannelName, Epoch, Event, EventId, Problem, Since};
 
-use crate::hub::{Channel, Hub};
+use crate::hub::{Channel, Hub, Unread};
 
 /// A reader of one channel. A channel that does not exist has nothing to read.
 #[derive(Debug)]
@@ -23,6 +22,15 @@ impl Reader {
     pub(crate) fn new(position: EventId, channel: Option<Arc<Channel>>) -> Self {
         Self { position, channel }
     }
+}
+
+/// Why a reader cannot read on.
+#[derive(Debug)]
+pub(crate) enum Missing {
+    /// Its position is no longer retained.
+    Evicted,
+    /// The events after this offset of the channel must be loaded first.
+    OnDisk(Arc<Channel>, u64),
 }
 
 /// Where a request begins in each of its channels.
@@ -60,12 +68,20 @@ pub(crate) fn parse_since(text: Option<&str>) -> Result<Option<Since>, Problem> 
 }
 
 /// Finds where to begin in `channels`; `default` is what the transport does without `since`.
-pub(crate) fn begin(hub: &Hub, channels: &[ChannelName], since: Option<&Since>, default: Start) -> Begin {
+///
+/// # Errors
+/// If what is on disk cannot be read.
+pub(crate) fn begin(
+    hub: &Hub,
+    channels: &[ChannelName],
+    since: Option<&Since>,
+    default: Start,
+) -> Result<Begin, Problem> {
     let epochs: Vec<Epoch> = channels.iter().map(|name| hub.epoch(name.as_str())).collect();
     let mut begin = Begin { readers: Vec::with_capacity(channels.len()), gap: None };
     for (place, name) in channels.iter().enumerate() {
         let start = since.map_or(default, |since| since.in_channel(epochs[place], &epochs, default));
-        let channel = hub.find(name.as_str());
+        let channel = hub.find(name)?;
         let (position, gap, resumed_from) = match &channel {
             Some(channel) => {
                 let located = channel.locate(start);
@@ -88,6 +104,24 @@ pub(crate) fn begin(hub: &Hub, channels: &[ChannelName], since: Option<&Since>, 
         }
         begin.readers.push(Reader::new(position, channel));
     }
+    Ok(begin)
+}
+
+/// Where readers begin whose positions are gone: with the oldest events that there are.
+pub(crate) fn begin_anew(readers: &[Reader]) -> Begin {
+    let mut begin = Begin { readers: Vec::with_capacity(readers.len()), gap: None };
+    for (place, reader) in readers.iter().enumerate() {
+        let channel = reader.channel.clone();
+        let mut position = reader.position;
+        if let Some(channel) = &channel {
+            let located = channel.locate(Start::Unknown);
+            position = channel.id(located.position.after);
+            let all = begin.gap.get_or_insert(Gap { places: Vec::new(), resumed_from: Vec::new() });
+            all.places.push(place);
+            all.resumed_from.push(located.resumed_from);
+        }
+        begin.readers.push(Reader::new(position, channel));
+    }
     begin
 }
 
@@ -96,19 +130,24 @@ pub(crate) fn begin(hub: &Hub, channels: &[ChannelName], since: Option<&Since>, 
 /// there are more.
 ///
 /// # Errors
-/// [`Evicted`] if a reader's position is no longer retained.
+/// [`Missing`] if a reader's position is no longer retained, or not in memory.
 pub(crate) fn gather(
     readers: &mut [Reader],
     events_max: usize,
     bytes_max: usize,
     out: &mut Vec<(usize, Arc<Event>)>,
-) -> Result<bool, Evicted> {
+) -> Result<bool, Missing> {
     let mut more = false;
     let mut pages: Vec<VecDeque<Arc<Event>>> = Vec::with_capacity(readers.len());
     for reader in readers.iter() {
         let mut events = Vec::new();
         if let Some(channel) = &reader.channel {
-            let head = channel.read(reader.position.offset, events_max, bytes_max, &mut events)?;
+            let after = reader.position.offset;
+            let head =
+                channel.read(after, events_max, bytes_max, &mut events).map_err(|unread| match unread {
+                    Unread::Evicted => Missing::Evicted,
+                    Unread::OnDisk => Missing::OnDisk(Arc::clone(channel), after),
+                })?;
             let end = events.last().map_or(reader.position.offset, |event| event.id.offset);
             more |= end < head;
         }

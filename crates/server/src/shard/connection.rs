@@ -2,6 +2,7 @@
 //! Must not know other connections, channels' logs, or how anything is encoded.
 
 use std::io::{self, Read, Write};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use mio::net::TcpStream;
@@ -12,6 +13,10 @@ use super::long_poll::LongPoll;
 use super::upload::Upload;
 use super::websocket::WebSocket;
 use crate::metrics::Transport;
+use crate::store::load::Chunk;
+
+/// How many publishes of a connection may be on their way to the disk before it is not read on.
+pub(super) const OWED_MAX: u32 = 1024;
 
 /// A connection of a shard. What is rare is boxed, so that an idle one stays small.
 #[derive(Debug)]
@@ -33,8 +38,18 @@ pub(super) struct Connection {
     pub(super) end_announced: bool,
     /// In the shard's queue of connections with work left.
     pub(super) queued: bool,
-    /// It publishes faster than the fan-out goes, and is not read until that caught up.
+    /// It publishes faster than the fan-out or the disk goes, and is not read until that caught up.
     pub(super) paused: bool,
+    /// Its last request has come: it closes once it has its answers.
+    pub(super) finishing: bool,
+    /// It waits for events from disk.
+    pub(super) loading: bool,
+    /// Tells it from others of the same number, before and after.
+    pub(super) serial: u32,
+    /// How many of its publishes are on their way to the disk.
+    pub(super) owed: u32,
+    /// Events from disk that it has not looked at yet.
+    pub(super) chunk: Option<Arc<Chunk>>,
     /// Nothing more will come from the peer.
     pub(super) ended: bool,
 }
@@ -83,7 +98,7 @@ pub(super) enum Written {
 }
 
 impl Connection {
-    pub(super) fn new(socket: TcpStream, deadline_ms: u64) -> Self {
+    pub(super) fn new(socket: TcpStream, serial: u32, deadline_ms: u64) -> Self {
         Self {
             socket,
             protocol: Protocol::Http { deadline_ms, begun: false },
@@ -96,6 +111,11 @@ impl Connection {
             end_announced: false,
             queued: false,
             paused: false,
+            finishing: false,
+            loading: false,
+            serial,
+            owed: 0,
+            chunk: None,
             ended: false,
         }
     }
@@ -144,6 +164,11 @@ impl Connection {
                 Err(error) => return Err(error),
             }
         }
+    }
+
+    /// Whether what comes from the peer may be acted on now.
+    pub(super) fn takes_input(&self) -> bool {
+        !self.paused && !self.finishing && self.owed < OWED_MAX
     }
 
     /// Whether the connection can take a new message now: it is neither blocked nor in the middle of one.

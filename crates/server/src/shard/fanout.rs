@@ -117,7 +117,7 @@ impl Shard {
                     self.counters.add_delivered(encoded.ends.len(), encoded.bytes.len());
                     local.groups[group].sent += 1;
                     if let Bytewise::Poll(reply) = bytewise {
-                        self.finish_long_poll(member.connection, reply);
+                        self.finish_long_poll(member.connection, reply.exchange);
                     }
                 }
                 Written::Part(taken) => self.leave_behind(number, member, bytewise, &encoded, taken),
@@ -163,7 +163,7 @@ impl Shard {
         match bytewise {
             Bytewise::Poll(reply) => {
                 connection.pending = encoded.bytes.slice(taken..);
-                self.finish_long_poll(member.connection, reply);
+                self.finish_long_poll(member.connection, reply.exchange);
             }
             Bytewise::Frames(form) => {
                 // Frames before `under_way` are out whole.
@@ -201,8 +201,9 @@ impl Shard {
                 if !std::mem::replace(&mut connection.queued, true) {
                     self.ready.push_back(member.connection);
                 }
-            } else if local.reached.saturating_sub(connection.subscriptions[member.slot as usize].cursor)
-                > lag_max
+            } else if !local.channel.is_on_disk()
+                && local.reached.saturating_sub(connection.subscriptions[member.slot as usize].cursor)
+                    > lag_max
                 && !matches!(connection.protocol, Protocol::LongPoll(_))
             {
                 too_slow.push(member.connection);

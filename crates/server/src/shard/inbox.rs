@@ -1,7 +1,8 @@
 //! What other threads tell a shard. Must not know what the shard does with it.
 //!
 //! Bounded by what may be told: one `Dirty` per channel and shard until the shard looks, one
-//! `Connection` per accepted socket (which `limits.connections` bounds), one `Stop`.
+//! `Connection` per accepted socket (which `limits.connections` bounds), one answer per order to the disk, one
+//! `Stop`.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,6 +10,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use mio::Waker;
 
 use crate::listener::Accepted;
+use crate::store::commit::Completion;
+use crate::store::load::Loaded;
 
 /// A message to a shard.
 #[derive(Debug)]
@@ -17,6 +20,10 @@ pub(crate) enum Message {
     Connection(Accepted),
     /// The channel in this slot of the shard has events that the shard has not fanned out.
     Dirty(u32),
+    /// Publishes of this shard's connections are on disk, or refused.
+    Committed(Vec<Completion>),
+    /// Events that a connection wanted are read from disk.
+    Loaded(Loaded),
     /// Say goodbye to all connections and end.
     Stop,
 }

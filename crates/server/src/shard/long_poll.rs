@@ -8,12 +8,12 @@ use bytes::Bytes;
 use tidewire_core::cursor::Start;
 use tidewire_core::http1::if_none_match;
 use tidewire_core::wire::poll::Page;
-use tidewire_core::{ChannelName, Event, EventId, Problem, Since};
+use tidewire_core::{ChannelName, Code, Event, EventId, Problem, Since};
 
 use super::Shard;
 use super::connection::Protocol;
 use crate::http::answer::Exchange;
-use crate::http::read::{Begin, Reader, begin, gather, joined_cursor};
+use crate::http::read::{Begin, Missing, Reader, begin_anew, gather, joined_cursor};
 use crate::http::route::{LIMIT_DEFAULT, ReadRequest};
 use crate::hub::Channel;
 use crate::metrics::Transport;
@@ -22,7 +22,7 @@ use crate::metrics::Transport;
 /// same position get the same bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Reply {
-    exchange: Exchange,
+    pub(super) exchange: Exchange,
     limit: usize,
     several: bool,
     /// `since` was a cursor: the answer is right for whoever asks the same again.
@@ -38,6 +38,10 @@ pub(super) struct LongPoll {
     channels: Vec<ChannelName>,
     /// Held until the answer differs from this.
     if_none_match: Option<String>,
+    /// The gap that the request began with.
+    gap: Option<Vec<u8>>,
+    /// Held only until its events are read from disk.
+    at_once: bool,
     /// When to answer without events.
     pub(super) deadline_ms: u64,
 }
@@ -112,6 +116,9 @@ impl Reply {
     }
 }
 
+/// What is asked for must be read from disk first: the events of this channel after this offset.
+struct OnDisk(Arc<Channel>, u64);
+
 /// Events never change, so where an answer begins and ends says what is in it.
 fn etag(from: &[EventId], to: &[EventId], more: bool, gap: Option<&[u8]>) -> String {
     let mut hasher = DefaultHasher::new();
@@ -125,7 +132,17 @@ impl LongPoll {
     pub(super) fn reply(&self) -> Option<Reply> {
         let is_usual =
             !self.reply.several && self.reply.limit == LIMIT_DEFAULT && self.if_none_match.is_none();
-        is_usual.then_some(self.reply)
+        (is_usual && !self.at_once && self.gap.is_none()).then_some(self.reply)
+    }
+
+    /// The most events of its answer.
+    pub(super) fn limit(&self) -> usize {
+        self.reply.limit
+    }
+
+    /// How its request is answered.
+    pub(super) fn exchange(&self) -> Exchange {
+        self.reply.exchange
     }
 }
 
@@ -145,13 +162,29 @@ impl Shard {
             self.counters.gaps.add(1);
         }
         let from: Vec<EventId> = found.readers.iter().map(|reader| reader.position).collect();
-        let answer = self.read_answer(found.readers, &read, &reply, gap.as_deref());
+        let answer = match self.read_answer(found.readers, &read, &reply, gap.as_deref()) {
+            Ok(answer) => answer,
+            Err(OnDisk(channel, after)) => {
+                let deadline_ms = self.now_ms + self.settings.limits.body_timeout_ms;
+                let (channels, at_once) = (read.channels, true);
+                let poll = LongPoll { reply, channels, if_none_match, gap, at_once, deadline_ms };
+                self.hold(id, poll, &from)?;
+                self.load(id, channel, after);
+                return Ok(());
+            }
+        };
         let same = if_none_match.as_deref().is_some_and(|header| matches_etag(header, &answer.etag));
         let tells = (answer.has_events || answer.has_gap) && !same;
         let wait_ms =
             read.wait_ms.filter(|ms| *ms > 0 && !tells && !reply.exchange.head_only && !self.stopping);
         if let Some(wait_ms) = wait_ms {
-            return self.hold(id, read, &from, reply, if_none_match, wait_ms);
+            let deadline_ms = self.now_ms + wait_ms;
+            let (channels, at_once) = (read.channels, false);
+            let poll = LongPoll { reply, channels, if_none_match, gap, at_once, deadline_ms };
+            self.hold(id, poll, &from)?;
+            // Whatever came between the look at the log and the subscription is found at the turn's end.
+            self.try_answer_long_poll(id);
+            return Ok(());
         }
         self.push_answer(id, &reply, &answer, same);
         Ok(())
@@ -163,26 +196,27 @@ impl Shard {
         read: &ReadRequest,
         reply: &Reply,
         gap: Option<&[u8]>,
-    ) -> Answer {
+    ) -> Result<Answer, OnDisk> {
         let limits = &self.settings.limits;
         let mut readers = readers;
         let from: Vec<EventId> = readers.iter().map(|reader| reader.position).collect();
         let mut picked = Vec::new();
         let more = match gather(&mut readers, reply.limit, limits.page_bytes, &mut picked) {
             Ok(more) => more,
-            Err(_) => {
+            Err(Missing::OnDisk(channel, after)) => return Err(OnDisk(channel, after)),
+            Err(Missing::Evicted) => {
                 // What was there a moment ago is gone: begin where the log begins now, and say so.
                 picked.clear();
-                let found = begin(&self.hub, &read.channels, None, Start::Unknown);
+                let found = begin_anew(&readers);
                 let requested = read.since.as_deref().unwrap_or_default();
                 let gap = found.gap.as_ref().map(|gap| gap.to_json(&read.channels, read.several, requested));
                 let at: Vec<EventId> = found.readers.iter().map(|reader| reader.position).collect();
-                return reply.page(&read.names(), &from, &[], &at, true, gap.as_deref());
+                return Ok(reply.page(&read.names(), &from, &[], &at, true, gap.as_deref()));
             }
         };
         let events: Vec<Arc<Event>> = picked.into_iter().map(|(_, event)| event).collect();
         let to: Vec<EventId> = readers.iter().map(|reader| reader.position).collect();
-        reply.page(&read.names(), &from, &events, &to, more, gap)
+        Ok(reply.page(&read.names(), &from, &events, &to, more, gap))
     }
 
     fn push_answer(&mut self, id: u32, reply: &Reply, answer: &Answer, same: bool) {
@@ -194,16 +228,8 @@ impl Shard {
         self.after_answer(id, reply.exchange);
     }
 
-    fn hold(
-        &mut self,
-        id: u32,
-        read: ReadRequest,
-        from: &[EventId],
-        reply: Reply,
-        if_none_match: Option<String>,
-        wait_ms: u64,
-    ) -> Result<(), Problem> {
-        for (place, name) in read.channels.iter().enumerate() {
+    fn hold(&mut self, id: u32, poll: LongPoll, from: &[EventId]) -> Result<(), Problem> {
+        for (place, name) in poll.channels.iter().enumerate() {
             match self.subscribe(id, name) {
                 Ok(slot) => {
                     self.connections[id as usize].subscriptions[slot as usize].cursor = from[place].offset;
@@ -214,42 +240,53 @@ impl Shard {
                 }
             }
         }
-        let deadline_ms = self.now_ms + wait_ms;
-        let poll = LongPoll { reply, channels: read.channels, if_none_match, deadline_ms };
+        let deadline_ms = poll.deadline_ms;
         self.connections[id as usize].protocol = Protocol::LongPoll(Box::new(poll));
         self.counters.change(Transport::Http, Transport::LongPoll);
         self.arm_at(id, deadline_ms);
-        // Whatever came between the look at the log and the subscription is found at the turn's end.
-        self.try_answer_long_poll(id);
         Ok(())
     }
 
     /// Answers a held poll if there is something to tell.
     pub(super) fn try_answer_long_poll(&mut self, id: u32) {
-        if let Some((reply, answer)) = self.held_answer(id) {
-            let Protocol::LongPoll(poll) = &self.connections[id as usize].protocol else { return };
-            let same = poll.if_none_match.as_deref().is_some_and(|header| matches_etag(header, &answer.etag));
-            if (answer.has_events || answer.has_gap) && !same {
-                self.finish_long_poll(id, reply);
-                self.push_answer(id, &reply, &answer, false);
+        match self.held_answer(id) {
+            None => {}
+            Some((_, Err(OnDisk(channel, after)))) => self.load(id, channel, after),
+            Some((reply, Ok(answer))) => {
+                let Protocol::LongPoll(poll) = &self.connections[id as usize].protocol else { return };
+                let same =
+                    poll.if_none_match.as_deref().is_some_and(|header| matches_etag(header, &answer.etag));
+                if poll.at_once || ((answer.has_events || answer.has_gap) && !same) {
+                    self.finish_long_poll(id, reply.exchange);
+                    self.push_answer(id, &reply, &answer, same);
+                }
             }
         }
     }
 
     /// The time of a held poll is over: answers with what there is.
     pub(super) fn end_long_poll(&mut self, id: u32) {
-        if let Some((reply, answer)) = self.held_answer(id) {
-            let Protocol::LongPoll(poll) = &self.connections[id as usize].protocol else { return };
-            let same = poll.if_none_match.as_deref().is_some_and(|header| matches_etag(header, &answer.etag));
-            self.finish_long_poll(id, reply);
-            self.push_answer(id, &reply, &answer, same);
-            if self.connections.contains(id as usize) {
-                self.finish_turn(id);
+        let Some((reply, answer)) = self.held_answer(id) else { return };
+        let Protocol::LongPoll(poll) = &self.connections[id as usize].protocol else { return };
+        let if_none_match = poll.if_none_match.clone();
+        self.finish_long_poll(id, reply.exchange);
+        match answer {
+            Ok(answer) => {
+                let same = if_none_match.is_some_and(|header| matches_etag(&header, &answer.etag));
+                self.push_answer(id, &reply, &answer, same);
             }
+            Err(OnDisk(..)) => {
+                let detail = "the events could not be read from disk in time; try again in a moment";
+                reply.exchange.problem(&mut self.out, &Problem::new(Code::Unavailable, detail), &[]);
+                self.after_answer(id, reply.exchange);
+            }
+        }
+        if self.connections.contains(id as usize) {
+            self.finish_turn(id);
         }
     }
 
-    fn held_answer(&self, id: u32) -> Option<(Reply, Answer)> {
+    fn held_answer(&self, id: u32) -> Option<(Reply, Result<Answer, OnDisk>)> {
         let connection = &self.connections[id as usize];
         let Protocol::LongPoll(poll) = &connection.protocol else { return None };
         let readers = connection.subscriptions.iter().map(|subscription| {
@@ -266,15 +303,15 @@ impl Shard {
             limit: poll.reply.limit,
             wait_ms: None,
         };
-        Some((poll.reply, self.read_answer(readers, &read, &poll.reply, None)))
+        Some((poll.reply, self.read_answer(readers, &read, &poll.reply, poll.gap.as_deref())))
     }
 
     /// A held poll is answered: the connection waits for its next request, or closes.
-    pub(super) fn finish_long_poll(&mut self, id: u32, reply: Reply) {
+    pub(super) fn finish_long_poll(&mut self, id: u32, exchange: Exchange) {
         self.unsubscribe_all(id);
         self.counters.change(Transport::LongPoll, Transport::Http);
         self.connections[id as usize].protocol = self.between_requests();
-        if !reply.exchange.keep_alive {
+        if !exchange.keep_alive {
             self.connections[id as usize].ended = true;
         }
         self.queue(id);

@@ -4,6 +4,7 @@
 //! through its inbox only. Must not know what routes mean (`requests`) or what is in a log (`hub`).
 
 mod channels;
+mod commits;
 mod connection;
 mod event_stream;
 mod fanout;
@@ -11,6 +12,7 @@ mod inbox;
 mod long_poll;
 mod pump;
 mod raw;
+mod replay;
 mod requests;
 mod subscriptions;
 mod timers;
@@ -33,12 +35,13 @@ use tidewire_core::{ChannelName, Event};
 
 use crate::clock::Clock;
 use crate::http::answer;
-use crate::hub::{Channel, Hub};
+use crate::hub::Hub;
 use crate::listener::{Accepted, EXHAUSTED_PAUSE_MS, Listener, Waiting};
 use crate::metrics::{ShardCounters, Transport};
 use crate::server::Gauges;
 use crate::settings::Settings;
 use channels::LocalChannel;
+use commits::{Awaited, PausedBy};
 use connection::{Connection, Protocol};
 pub(crate) use inbox::{Inbox, Message};
 use pump::Mark;
@@ -86,8 +89,14 @@ pub(crate) struct Shard {
     dirty: VecDeque<u32>,
     /// Connections with something to do.
     ready: VecDeque<u32>,
-    /// Publishers that outran the fan-out, and the channel in which they did.
-    paused: Vec<(u32, Arc<Channel>)>,
+    /// Connections with history to get, which wait behind all others.
+    replaying: VecDeque<u32>,
+    /// Publishers that are too fast.
+    paused: Vec<(u32, PausedBy)>,
+    /// Publishers that wait for the disk.
+    awaited: Slab<Awaited>,
+    /// The serial number of the next connection.
+    serial: u32,
     wheel: Wheel,
     scratch: Vec<u8>,
     /// The output of the connection whose turn it is.
@@ -126,7 +135,10 @@ impl Shard {
             by_name: HashMap::new(),
             dirty: VecDeque::new(),
             ready: VecDeque::new(),
+            replaying: VecDeque::new(),
             paused: Vec::new(),
+            awaited: Slab::new(),
+            serial: 0,
             wheel: Wheel::new(now_ms),
             scratch: vec![0; READ_BYTES],
             out: Vec::new(),
@@ -172,6 +184,7 @@ impl Shard {
             self.accept_waiting();
             self.resume_paused();
             self.take_turns();
+            self.replay();
             self.inbox.drain_into(&mut messages);
             messages.drain(..).for_each(|message| self.handle_message(message));
             self.fan_out_dirty();
@@ -181,7 +194,8 @@ impl Shard {
     }
 
     fn sleep_for(&self) -> Option<Duration> {
-        if !self.dirty.is_empty() || !self.ready.is_empty() || !self.inbox.fall_asleep() {
+        let idle = self.dirty.is_empty() && self.ready.is_empty() && self.replaying.is_empty();
+        if !idle || !self.inbox.fall_asleep() {
             return Some(Duration::ZERO);
         }
         let due_ms = self.wheel.next_due_ms().into_iter().chain(self.accept_at_ms).min();
@@ -220,6 +234,8 @@ impl Shard {
         match message {
             Message::Connection(accepted) => self.accept(accepted),
             Message::Dirty(number) => self.handle_dirty(number),
+            Message::Committed(completions) => self.handle_committed(completions),
+            Message::Loaded(loaded) => self.handle_loaded(loaded),
             Message::Stop => self.stop(),
         }
     }
@@ -229,7 +245,8 @@ impl Shard {
         let deadline_ms = self.now_ms + self.settings.limits.head_timeout_ms;
         let entry = self.connections.vacant_entry();
         let id = entry.key();
-        let connection = entry.insert(Connection::new(socket, deadline_ms));
+        self.serial = self.serial.wrapping_add(1);
+        let connection = entry.insert(Connection::new(socket, self.serial, deadline_ms));
         let interest = Interest::READABLE | Interest::WRITABLE;
         if self.poll.registry().register(&mut connection.socket, Token(id), interest).is_err() {
             self.close(id as u32);
@@ -260,23 +277,6 @@ impl Shard {
             if let Some(connection) = self.connections.get_mut(id as usize) {
                 connection.queued = false;
                 self.turn(id);
-            }
-        }
-    }
-
-    /// Publishers whose channel caught up may go on.
-    fn resume_paused(&mut self) {
-        let low = self.settings.limits.backlog_events / 2;
-        let mut index = 0;
-        while index < self.paused.len() {
-            if self.paused[index].1.backlog() > low {
-                index += 1;
-                continue;
-            }
-            let (id, _) = self.paused.swap_remove(index);
-            if let Some(connection) = self.connections.get_mut(id as usize) {
-                connection.paused = false;
-                self.queue(id);
             }
         }
     }

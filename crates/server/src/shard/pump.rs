@@ -1,13 +1,16 @@
 //! Serving subscribers that stand alone: replay, catching up, streams with bytes of their own; and
 //! the one place where a connection's turn is written out. Must not know how requests are read.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use tidewire_core::wire::{Form, sse};
 
 use super::Shard;
 use super::channels::{Bytewise, Member};
 use super::connection::{Protocol, Written};
-use crate::http::read::{Reader, gather, joined_cursor};
+use crate::http::read::{Missing, Reader, gather, joined_cursor};
+use crate::hub::Unread;
 
 /// How much a laggard gets in one turn, so that others have theirs.
 const TURN_BYTES: usize = 256 << 10;
@@ -42,7 +45,8 @@ impl Shard {
             }
         };
         self.write_out(id, replies);
-        let Some(connection) = self.connections.get(id as usize) else { return };
+        let Some(connection) = self.connections.get_mut(id as usize) else { return };
+        connection.chunk = None;
         if !connection.is_free() {
             return;
         }
@@ -51,7 +55,7 @@ impl Shard {
         }
         self.join_groups(id);
         if more {
-            self.queue(id);
+            self.queue_replay(id);
         }
     }
 
@@ -113,8 +117,15 @@ impl Shard {
             }
             self.events.clear();
             let room = budget - self.out.len();
-            let head = local.channel.read(subscription.cursor, usize::MAX, room, &mut self.events);
-            head.map_err(|_| Evicted)?;
+            match local.channel.read(subscription.cursor, usize::MAX, room, &mut self.events) {
+                Ok(_) => {}
+                Err(Unread::Evicted) => return Err(Evicted),
+                Err(Unread::OnDisk) => {
+                    let channel = Arc::clone(&local.channel);
+                    self.load(id, channel, subscription.cursor);
+                    continue;
+                }
+            }
             let mut reached = subscription.cursor;
             for event in self.events.iter().take_while(|event| event.id.offset <= end) {
                 let start = self.out.len();
@@ -145,7 +156,14 @@ impl Shard {
             })
             .collect();
         let mut picked = Vec::new();
-        let more = gather(&mut readers, usize::MAX, TURN_BYTES, &mut picked).map_err(|_| Evicted)?;
+        let more = match gather(&mut readers, usize::MAX, TURN_BYTES, &mut picked) {
+            Ok(more) => more,
+            Err(Missing::Evicted) => return Err(Evicted),
+            Err(Missing::OnDisk(channel, after)) => {
+                self.load(id, channel, after);
+                return Ok(false);
+            }
+        };
         let mut positions: Vec<_> = subscriptions
             .iter()
             .map(|subscription| self.channels[subscription.channel as usize].channel.id(subscription.cursor))

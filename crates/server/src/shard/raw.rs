@@ -2,9 +2,10 @@
 
 use tidewire_core::cursor::Start;
 use tidewire_core::websocket::{CloseCode, encode_close};
-use tidewire_core::{ChannelName, NewEvent, Payload, Since};
+use tidewire_core::{ChannelName, NewEvent, Payload, Problem, Since};
 
 use super::Shard;
+use super::commits::Answer;
 
 impl Shard {
     /// Sets a raw WebSocket to where it begins. Its messages have no place for a gap, so a gap closes it.
@@ -31,12 +32,17 @@ impl Shard {
         channel: &ChannelName,
         payload: Payload,
     ) -> Result<(), (CloseCode, String)> {
-        match self.publish(id, channel, NewEvent::new(payload)) {
+        match self.publish(id, channel, NewEvent::new(payload), Answer::Raw) {
             Ok(_) => Ok(()),
             Err(problem) => {
                 self.counters.refused.add(1);
-                Err((CloseCode::POLICY, problem.code.as_str().to_owned()))
+                Err((close_code(&problem), problem.code.as_str().to_owned()))
             }
         }
     }
+}
+
+/// How a raw WebSocket is closed over a problem: by whose fault it is.
+pub(super) fn close_code(problem: &Problem) -> CloseCode {
+    if problem.code.status() < 500 { CloseCode::POLICY } else { CloseCode::INTERNAL }
 }

@@ -39,8 +39,11 @@ impl Shard {
             Err(problem) => Err(problem),
         };
         if let Err(problem) = outcome {
-            self.counters.refused.add(1);
             exchange.keep_alive &= !publishes;
+            if self.connections[id as usize].owed > 0 {
+                return self.owe_problem(id, exchange, problem);
+            }
+            self.counters.refused.add(1);
             exchange.problem(&mut self.out, &problem, &[]);
             self.after_answer(id, exchange);
         }
@@ -89,7 +92,7 @@ impl Shard {
         }
         let since = parse_since(read.since.as_deref())?;
         let default = if read.wait_ms.is_some() { Start::Latest } else { Start::Earliest };
-        let found = begin(&self.hub, &read.channels, since.as_ref(), default);
+        let found = begin(&self.hub, &read.channels, since.as_ref(), default)?;
         let reply = Reply::new(exchange, &read, since.as_ref(), default);
         let if_none_match = request.header("if-none-match")?.map(str::to_owned);
         self.answer_poll_or_hold(id, read, found, reply, if_none_match)
@@ -102,12 +105,16 @@ impl Shard {
         name: &ChannelName,
     ) -> Result<(), Problem> {
         Query::parse(request.query, &[])?;
-        let (cursor, events, bytes, body) = match self.hub.find(name.as_str()) {
-            Some(channel) => channel.with_log(|log| {
-                let (cursor, events, bytes) = (log.id(log.head()), log.len(), log.bytes());
-                let latest = log.latest().map(|event| &**event);
-                (cursor, events, bytes, poll::snapshot(name.as_str(), cursor, latest, events, bytes))
-            }),
+        let (cursor, events, bytes, body) = match self.hub.find(name)? {
+            Some(channel) => {
+                let (cursor, latest, events, bytes) = channel.summary();
+                (
+                    cursor,
+                    events,
+                    bytes,
+                    poll::snapshot(name.as_str(), cursor, latest.as_deref(), events, bytes),
+                )
+            }
             None => {
                 let cursor = self.hub.empty_position(name.as_str());
                 (cursor, 0, 0, poll::snapshot(name.as_str(), cursor, None, 0, 0))
@@ -180,6 +187,9 @@ impl Shard {
 
     /// Answers what is no request, or one that cannot be read on: nobody knows where the next one begins.
     pub(super) fn refuse(&mut self, id: u32, problem: &Problem) {
+        if self.connections[id as usize].owed > 0 {
+            return self.owe_problem(id, Exchange::BROKEN, problem.clone());
+        }
         self.counters.refused.add(1);
         Exchange::BROKEN.problem(&mut self.out, problem, &[]);
         self.after_answer(id, Exchange::BROKEN);

@@ -1,10 +1,14 @@
 //! A connection's turn: write what is pending, read what has come, hand it to whoever understands it,
 //! and write what that gave. Must not know what the bytes mean.
 
-use tidewire_core::http1::{HeadLimits, Parsed, header_space, parse_request};
+use bytes::Bytes;
+use tidewire_core::http1::{HeadLimits, Method, Parsed, Request, header_space, parse_request};
+
+use tidewire_core::limits::Durability;
 
 use super::connection::Protocol;
 use super::{READ_BYTES, Shard};
+use crate::http::route::Route;
 
 /// How often one connection may fill the read buffer before others have their turn.
 const READS: usize = 4;
@@ -63,7 +67,7 @@ impl Shard {
     fn handle_leftover(&mut self, id: u32) {
         let connection = &self.connections[id as usize];
         let waits = matches!(connection.protocol, Protocol::Http { .. } | Protocol::Upload(_));
-        if waits && !connection.input.is_empty() && !connection.paused {
+        if waits && !connection.input.is_empty() && connection.takes_input() {
             self.handle_request_bytes(id, &[]);
         }
     }
@@ -72,7 +76,7 @@ impl Shard {
     fn read(&mut self, id: u32, scratch: &mut [u8]) -> bool {
         let Some(connection) = self.connections.get_mut(id as usize) else { return false };
         let full = self.out.len() >= OUT_BYTES || connection.input.len() >= READ_BYTES;
-        if !connection.unread || connection.paused || full || connection.ended {
+        if !connection.unread || !connection.takes_input() || full || connection.ended {
             return false;
         }
         match connection.read(scratch) {
@@ -124,9 +128,9 @@ impl Shard {
         };
         while !rest.is_empty() {
             let Some(connection) = self.connections.get(id as usize) else { return };
-            let (paused, full) = (connection.paused, self.out.len() >= OUT_BYTES);
+            let (takes_input, full) = (connection.takes_input(), self.out.len() >= OUT_BYTES);
             match &connection.protocol {
-                Protocol::Http { .. } if !paused && !full => {
+                Protocol::Http { .. } if takes_input && !full => {
                     if !self.handle_head(id, &mut rest) {
                         break;
                     }
@@ -160,6 +164,7 @@ impl Shard {
                 self.expect_head(id);
                 false
             }
+            Ok(Parsed::Complete(request, _)) if !self.may_follow(id, &request) => false,
             Ok(Parsed::Complete(request, length)) => {
                 *rest = &rest[length..];
                 self.handle_request(id, &request, rest);
@@ -170,6 +175,21 @@ impl Shard {
                 self.refuse(id, &problem);
                 false
             }
+        }
+    }
+
+    /// Answers come in the order of the requests. While the connection is owed some by the disk, only requests
+    /// that the disk answers as well, and after those, are acted on.
+    fn may_follow(&self, id: u32, request: &Request<'_, '_>) -> bool {
+        if self.connections[id as usize].owed == 0 {
+            return true;
+        }
+        let is_publish = request.method == Method::Post && !request.expects_continue;
+        match Route::of(request.path) {
+            Ok(Route::ChannelEvents(channel)) if is_publish => {
+                self.hub.policy_of(channel.as_str()).durability == Durability::Disk
+            }
+            _ => false,
         }
     }
 
@@ -200,20 +220,23 @@ impl Shard {
     }
 
     /// What is left to do after a turn's output is written, as far as it went.
-    fn end_turn(&mut self, id: u32) {
+    pub(super) fn end_turn(&mut self, id: u32) {
         let Some(connection) = self.connections.get(id as usize) else { return };
         if !connection.is_free() {
             return;
         }
         let http = matches!(connection.protocol, Protocol::Http { .. });
         let closing = matches!(connection.protocol, Protocol::Closing { .. });
-        if connection.ended && (http || closing) {
+        if http && connection.finishing && connection.owed == 0 {
+            return self.start_closing(id, Bytes::new());
+        }
+        if connection.ended && (http || closing) && connection.owed == 0 {
             if http && !connection.input.is_empty() && self.out_was_full(id) {
                 return self.queue(id);
             }
             return self.close(id);
         }
-        if (connection.unread && !connection.paused) || self.out_was_full(id) {
+        if (connection.unread && connection.takes_input() && !connection.ended) || self.out_was_full(id) {
             self.queue(id);
         }
     }
@@ -223,6 +246,6 @@ impl Shard {
         let connection = &self.connections[id as usize];
         let begun = matches!(connection.protocol, Protocol::Http { begun: true, .. });
         let waits = matches!(connection.protocol, Protocol::Http { .. } | Protocol::Upload(_));
-        waits && !begun && !connection.input.is_empty() && !connection.paused
+        waits && !begun && !connection.input.is_empty() && connection.takes_input() && connection.owed == 0
     }
 }

@@ -6,8 +6,8 @@ use tidewire_core::wire::poll;
 use tidewire_core::{ChannelName, Event, NewEvent, Payload, Problem};
 
 use super::Shard;
+use super::commits::Answer;
 use super::connection::Protocol;
-use crate::clock::wall_clock;
 use crate::http::answer::Exchange;
 use crate::hub::Published;
 
@@ -117,37 +117,27 @@ impl Shard {
 
     fn finish_upload(&mut self, id: u32, upload: Upload) {
         let Upload { publish, body, .. } = upload;
-        let outcome = publish.event(body).and_then(|event| self.publish(id, &publish.channel, event));
+        let exchange = publish.exchange;
+        let outcome = publish
+            .event(body)
+            .and_then(|event| self.publish(id, &publish.channel, event, Answer::Http(exchange)));
         match outcome {
-            Ok(Published { appended, .. }) => {
+            Ok(None) => {
+                self.connections[id as usize].finishing |= !exchange.keep_alive;
+                return;
+            }
+            Err(problem) if self.connections[id as usize].owed > 0 => {
+                return self.owe_problem(id, exchange, problem);
+            }
+            Ok(Some(Published { appended, .. })) => {
                 let status = if appended.duplicate { 200 } else { 201 };
                 let channel = publish.channel.as_str();
                 let body = poll::published(channel, appended.id, appended.time, appended.duplicate);
-                publish.exchange.json(&mut self.out, status, &[], &body);
+                exchange.json(&mut self.out, status, &[], &body);
             }
-            Err(problem) => publish.exchange.problem(&mut self.out, &problem, &[]),
+            Err(problem) => exchange.problem(&mut self.out, &problem, &[]),
         }
-        self.after_answer(id, publish.exchange);
-    }
-
-    /// Publishes for a connection. One that outruns the fan-out is not read for a while.
-    pub(super) fn publish(
-        &mut self,
-        id: u32,
-        name: &ChannelName,
-        event: NewEvent,
-    ) -> Result<Published, Problem> {
-        let published = self.hub.publish(name, event, wall_clock())?;
-        self.counters.published.add(1);
-        let connection = &mut self.connections[id as usize];
-        if published.backlog > self.settings.limits.backlog_events
-            && !connection.paused
-            && let Some(channel) = self.hub.find(name.as_str())
-        {
-            connection.paused = true;
-            self.paused.push((id, channel));
-        }
-        Ok(published)
+        self.after_answer(id, exchange);
     }
 }
 

@@ -17,7 +17,9 @@ use tidewire_core::wire::{Form, binary, poll};
 use tidewire_core::{ChannelName, Code, NewEvent, Payload, Problem, Since};
 
 use super::Shard;
+use super::commits::Answer;
 use super::connection::Protocol;
+use crate::hub::Published;
 use crate::metrics::Transport;
 
 /// The subprotocol of `/v1/ws`.
@@ -254,8 +256,10 @@ impl Shard {
         event: NewEvent,
         message_id: MessageId<'_>,
     ) -> Result<(), Problem> {
-        let appended = self.publish(id, channel, event)?.appended;
-        self.push_text(&server::published(channel.as_str(), appended.id, appended.duplicate, message_id));
+        let answer = Answer::Message(message_id.map(Into::into));
+        if let Some(Published { appended, .. }) = self.publish(id, channel, event, answer)? {
+            self.push_text(&server::published(channel.as_str(), appended.id, appended.duplicate, message_id));
+        }
         Ok(())
     }
 
@@ -264,7 +268,7 @@ impl Shard {
         self.push_text(&server::error(problem, message_id));
     }
 
-    fn push_text(&mut self, text: &[u8]) {
+    pub(super) fn push_text(&mut self, text: &[u8]) {
         self.push_frame(OpCode::Text, text);
     }
 

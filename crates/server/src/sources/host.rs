@@ -52,7 +52,8 @@ pub(crate) fn start(hub: Arc<Hub>, stopping: Arc<AtomicBool>) -> anyhow::Result<
         last: Instant::now(),
     };
     every("host-figures", INTERVAL, stopping, move || {
-        let published = probe.event().and_then(|event| Ok(hub.publish(&channel, event, wall_clock())?));
+        let published =
+            probe.event().and_then(|event| Ok(hub.publish(&channel, event, wall_clock(), || None)?));
         if let Err(error) = published {
             eprintln!("tidewire: this machine's figures could not be published: {error:#}");
         }

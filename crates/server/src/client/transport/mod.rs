@@ -8,8 +8,8 @@ mod websocket;
 use std::time::Duration;
 
 pub(super) use event_stream::EventStream;
-pub(super) use poll::{Poll, Waiting};
-pub(super) use websocket::WebSocket;
+pub(super) use poll::{Poll, Waiting, page, signals};
+pub(super) use websocket::{WebSocket, connect, interruption, refused};
 
 use super::event::{Event, Gap};
 use super::position::Position;

@@ -48,11 +48,25 @@ pub(in crate::client) struct Poll {
 
 /// An answer (PROTOCOL.md sections 2.2 and 2.4).
 #[derive(Debug, Deserialize)]
-struct Answer {
-    events: Vec<Event>,
-    cursor: String,
-    more: bool,
-    gap: Option<Gap>,
+pub(in crate::client) struct Answer {
+    pub(in crate::client) events: Vec<Event>,
+    pub(in crate::client) cursor: String,
+    pub(in crate::client) more: bool,
+    pub(in crate::client) gap: Option<Gap>,
+}
+
+/// One page of what `channel` holds after `since`: as many events as the server likes to give, or `limit`.
+pub(in crate::client) fn page(
+    agent: &Agent,
+    endpoint: &Endpoint,
+    channel: &str,
+    since: &str,
+    limit: Option<u64>,
+) -> Result<Answer, Interruption> {
+    let limit = limit.map(|limit| format!("&limit={limit}")).unwrap_or_default();
+    let url = endpoint.events(&[channel.to_owned()], since, &limit);
+    let answer = ask(agent, &url, &mut None)?;
+    answer.ok_or_else(|| Interruption::Refused("a 304 to a request without an entity tag".to_owned()))
 }
 
 impl Poll {
@@ -67,27 +81,31 @@ impl Poll {
             pause: Duration::ZERO,
         }
     }
+}
 
-    /// One request. None if nothing has changed.
-    fn ask(&mut self, url: &str) -> Result<Option<Answer>, Interruption> {
-        let mut request = self.agent.get(url).header("accept", "application/json");
-        if let Some((_, tag)) = self.last.as_ref().filter(|(last, _)| last == url) {
-            request = request.header("if-none-match", tag);
-        }
-        let mut response = request.call().map_err(|error| http::interruption(&error))?;
-        let body = response.body_mut().with_config().limit(http::BODY_BYTES_MAX).read_to_vec();
-        let body = body.map_err(|error| http::interruption(&error))?;
-        match response.status() {
-            StatusCode::NOT_MODIFIED => return Ok(None),
-            StatusCode::OK => {}
-            status => return Err(http::refusal(status, response.headers(), &body)),
-        }
-        let tag = response.headers().get("etag").and_then(|tag| tag.to_str().ok());
-        self.last = tag.map(|tag| (url.to_owned(), tag.to_owned()));
-        serde_json::from_slice(&body)
-            .map(Some)
-            .map_err(|error| Interruption::Refused(format!("not the answer of a Tidewire server: {error}")))
+/// One request. None if nothing has changed since `last`, the address and the entity tag of the last answer.
+fn ask(
+    agent: &Agent,
+    url: &str,
+    last: &mut Option<(String, String)>,
+) -> Result<Option<Answer>, Interruption> {
+    let mut request = agent.get(url).header("accept", "application/json");
+    if let Some((_, tag)) = last.as_ref().filter(|(last, _)| last == url) {
+        request = request.header("if-none-match", tag);
     }
+    let mut response = request.call().map_err(|error| http::interruption(&error))?;
+    let body = response.body_mut().with_config().limit(http::BODY_BYTES_MAX).read_to_vec();
+    let body = body.map_err(|error| http::interruption(&error))?;
+    match response.status() {
+        StatusCode::NOT_MODIFIED => return Ok(None),
+        StatusCode::OK => {}
+        status => return Err(http::refusal(status, response.headers(), &body)),
+    }
+    let tag = response.headers().get("etag").and_then(|tag| tag.to_str().ok());
+    *last = tag.map(|tag| (url.to_owned(), tag.to_owned()));
+    serde_json::from_slice(&body)
+        .map(Some)
+        .map_err(|error| Interruption::Refused(format!("not the answer of a Tidewire server: {error}")))
 }
 
 impl Transport for Poll {
@@ -109,7 +127,7 @@ impl Transport for Poll {
         }
         let url = self.endpoint.events(&self.channels, &self.since, &parameters);
         let asked = Instant::now();
-        let answer = self.ask(&url)?;
+        let answer = ask(&self.agent, &url, &mut self.last)?;
         let news = answer.as_ref().is_some_and(|answer| answer.more || !answer.events.is_empty());
         self.pause = match self.waiting {
             Waiting::Client(pause) if answer.as_ref().is_none_or(|answer| !answer.more) => pause,
@@ -127,7 +145,8 @@ impl Transport for Poll {
     }
 }
 
-fn signals(answer: Answer) -> Vec<Signal> {
+/// What an answer says.
+pub(in crate::client) fn signals(answer: Answer) -> Vec<Signal> {
     let gap = answer.gap.map(Signal::Gap);
     let events = answer.events.into_iter().map(|event| Signal::Event(Box::new(event)));
     gap.into_iter().chain(events).chain([Signal::StandingAll(answer.cursor)]).collect()

@@ -75,34 +75,6 @@ impl WebSocket {
         Self { endpoint, socket: None, waiting: VecDeque::new(), heard: Instant::now(), asked: false }
     }
 
-    fn connect(&self) -> Result<tungstenite::WebSocket<TcpStream>, Interruption> {
-        let stream = tcp_stream(self.endpoint.host_and_port())?;
-        let lost = |error: std::io::Error| Interruption::lost(error.to_string());
-        stream.set_nodelay(true).map_err(lost)?;
-        stream.set_write_timeout(Some(SILENCE_MAX)).map_err(lost)?;
-        stream.set_read_timeout(Some(http::CONNECT_MAX)).map_err(lost)?;
-        let uri = self.endpoint.websocket();
-        let uri = uri.parse().map_err(|error| Interruption::Refused(format!("{uri}: {error}")))?;
-        // No subprotocol: the server needs none, and the library refuses a server that selects none.
-        let request = ClientRequestBuilder::new(uri)
-            .with_header("User-Agent", concat!("tidewire/", env!("CARGO_PKG_VERSION")));
-        let config = WebSocketConfig::default()
-            .max_message_size(Some(MESSAGE_BYTES_MAX))
-            .max_frame_size(Some(MESSAGE_BYTES_MAX));
-        match tungstenite::client::client_with_config(request, stream, Some(config)) {
-            Ok((socket, _)) => {
-                socket.get_ref().set_read_timeout(Some(READ_SLICE)).map_err(lost)?;
-                Ok(socket)
-            }
-            Err(HandshakeError::Interrupted(_)) => Err(Interruption::lost("no answer in time")),
-            Err(HandshakeError::Failure(Error::Http(response))) => {
-                let body = response.body().as_deref().unwrap_or_default();
-                Err(http::refusal(response.status(), response.headers(), body))
-            }
-            Err(HandshakeError::Failure(error)) => Err(interruption(&error)),
-        }
-    }
-
     /// Sends the next subscription, if one is left.
     fn subscribe_next(&mut self) -> Result<(), Interruption> {
         if let (Some(socket), Some(message)) = (&mut self.socket, self.waiting.pop_front()) {
@@ -128,11 +100,7 @@ impl WebSocket {
             }
             "error" => {
                 let Refused { code, message } = parsed(text)?;
-                let detail = format!("{message} ({code})");
-                return Err(match &*code {
-                    "unavailable" | "internal" | "history_full" => Interruption::lost(detail),
-                    _ => Interruption::Refused(detail),
-                });
+                return Err(refused(&code, &message));
             }
             // Replies that nobody waits for, and what later versions may say.
             _ => return Ok(Vec::new()),
@@ -157,7 +125,7 @@ impl WebSocket {
 impl Transport for WebSocket {
     fn open(&mut self, position: &Position) -> Result<(), Interruption> {
         self.socket = None;
-        self.socket = Some(self.connect()?);
+        self.socket = Some(connect(&self.endpoint)?);
         (self.heard, self.asked) = (Instant::now(), false);
         let subscriptions = position.channels().iter().enumerate().map(|(number, channel)| {
             let since = position.since_of(channel).unwrap_or_else(|| "latest".to_owned());
@@ -199,6 +167,37 @@ impl Transport for WebSocket {
     }
 }
 
+/// Connects to the envelope WebSocket. A read then gives up after [`READ_SLICE`].
+pub(in crate::client) fn connect(
+    endpoint: &Endpoint,
+) -> Result<tungstenite::WebSocket<TcpStream>, Interruption> {
+    let stream = tcp_stream(endpoint.host_and_port())?;
+    let lost = |error: std::io::Error| Interruption::lost(error.to_string());
+    stream.set_nodelay(true).map_err(lost)?;
+    stream.set_write_timeout(Some(SILENCE_MAX)).map_err(lost)?;
+    stream.set_read_timeout(Some(http::CONNECT_MAX)).map_err(lost)?;
+    let uri = endpoint.websocket();
+    let uri = uri.parse().map_err(|error| Interruption::Refused(format!("{uri}: {error}")))?;
+    // No subprotocol: the server needs none, and the library refuses a server that selects none.
+    let request = ClientRequestBuilder::new(uri)
+        .with_header("User-Agent", concat!("tidewire/", env!("CARGO_PKG_VERSION")));
+    let config = WebSocketConfig::default()
+        .max_message_size(Some(MESSAGE_BYTES_MAX))
+        .max_frame_size(Some(MESSAGE_BYTES_MAX));
+    match tungstenite::client::client_with_config(request, stream, Some(config)) {
+        Ok((socket, _)) => {
+            socket.get_ref().set_read_timeout(Some(READ_SLICE)).map_err(lost)?;
+            Ok(socket)
+        }
+        Err(HandshakeError::Interrupted(_)) => Err(Interruption::lost("no answer in time")),
+        Err(HandshakeError::Failure(Error::Http(response))) => {
+            let body = response.body().as_deref().unwrap_or_default();
+            Err(http::refusal(response.status(), response.headers(), body))
+        }
+        Err(HandshakeError::Failure(error)) => Err(interruption(&error)),
+    }
+}
+
 fn tcp_stream(address: (&str, u16)) -> Result<TcpStream, Interruption> {
     let addresses = address.to_socket_addrs().map_err(|error| Interruption::lost(error.to_string()))?;
     let mut last = Interruption::lost("the host name has no address");
@@ -211,11 +210,21 @@ fn tcp_stream(address: (&str, u16)) -> Result<TcpStream, Interruption> {
     Err(last)
 }
 
-fn interruption(error: &Error) -> Interruption {
+/// What an error of the library means for the next attempt.
+pub(in crate::client) fn interruption(error: &Error) -> Interruption {
     match error {
         Error::Capacity(_) | Error::Url(_) | Error::HttpFormat(_) => Interruption::Refused(error.to_string()),
         Error::Io(error) => Interruption::lost(error.to_string()),
         _ => Interruption::lost(error.to_string()),
+    }
+}
+
+/// What an `error` message means for the next attempt.
+pub(in crate::client) fn refused(code: &str, message: &str) -> Interruption {
+    let detail = format!("{message} ({code})");
+    match code {
+        "unavailable" | "internal" | "history_full" => Interruption::lost(detail),
+        _ => Interruption::Refused(detail),
     }
 }
 

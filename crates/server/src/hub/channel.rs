@@ -1,0 +1,443 @@
+//! One channel: the log in memory, where the one on disk stands if there is one, and who wants to hear of new
+//! events. Must not know connections or transports, nor write to disk.
+
+use std::sync::{Arc, Mutex};
+
+use tidewire_core::cursor::Start;
+use tidewire_core::limits::{Durability, Policy, Retention};
+use tidewire_core::log::{ChannelLog, Evicted, Position};
+use tidewire_core::record::{self, Summary};
+use tidewire_core::{ChannelName, Epoch, Event, EventId, Timestamp};
+
+use super::lock;
+use crate::store::commit::Erasure;
+use crate::store::retention::Extent;
+use crate::store::{Disk, StoredChannel};
+
+/// One channel: its log, and who wants to hear of it.
+#[derive(Debug)]
+pub struct Channel {
+    name: ChannelName,
+    epoch: Epoch,
+    policy: Arc<Policy>,
+    /// Set if the log is on disk; the one here is its newest part then.
+    disk: Option<Arc<Disk>>,
+    pub(super) state: Mutex<State>,
+}
+
+#[derive(Debug)]
+pub(super) struct State {
+    pub(super) log: ChannelLog,
+    pub(super) interests: Vec<Interest>,
+    /// Set once the channel left the hub; whoever still holds it must look it up again.
+    pub(super) forgotten: bool,
+    /// Where the log on disk stands.
+    pub(super) on_disk: Option<Box<OnDisk>>,
+}
+
+/// Where a channel's log on disk stands.
+#[derive(Debug)]
+pub(super) struct OnDisk {
+    /// The channel's number in the store; 0 before its first event.
+    number: u64,
+    /// The newest offset that readers do not get any more.
+    floor: u64,
+    /// The newest that is erased.
+    erased: u64,
+    erased_total: u64,
+    erasing: bool,
+    newest: Summary,
+    /// The oldest event, if it was looked at.
+    oldest: Option<Summary>,
+    /// Events on their way to the disk.
+    submitted: u32,
+}
+
+/// A shard with subscribers of the channel.
+#[derive(Debug)]
+pub(super) struct Interest {
+    pub(super) shard: u16,
+    /// The channel's slot in that shard.
+    pub(super) slot: u32,
+    /// The shard was told and has not looked yet.
+    pub(super) told: bool,
+    /// The shard has taken everything up to here for its fan-out.
+    pub(super) taken: u64,
+}
+
+/// What a reader of a channel is told in one look.
+#[derive(Debug, Clone, Copy)]
+pub struct Located {
+    /// Where it begins.
+    pub position: Position,
+    /// Where it is said to resume after a gap.
+    pub resumed_from: EventId,
+}
+
+/// Why there is nothing to read at a position.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unread {
+    /// It is no longer retained.
+    Evicted,
+    /// It is on disk, and must be loaded first.
+    OnDisk,
+}
+
+impl Channel {
+    /// A channel whose log is in memory, and begins after `floor`.
+    pub(super) fn in_memory(name: ChannelName, epoch: Epoch, policy: Arc<Policy>, floor: u64) -> Self {
+        let state = State::new(ChannelLog::new(name.clone(), epoch, floor), None);
+        Self { name, epoch, policy, disk: None, state: Mutex::new(state) }
+    }
+
+    /// A channel whose log is on disk, or will be with its first event, after `floor`.
+    pub(super) fn on_disk(
+        name: ChannelName,
+        epoch: Epoch,
+        policy: Arc<Policy>,
+        disk: Arc<Disk>,
+        stored: Result<StoredChannel, u64>,
+    ) -> Self {
+        let none = Summary { time: Timestamp(0), total: 0 };
+        let (head, on_disk, latest) = match stored {
+            Ok(StoredChannel { record, head, newest, latest }) => {
+                let floor = record.floor.max(head.saturating_sub(policy.retention.events as u64));
+                let erased_total = record.floor_total;
+                let on_disk = OnDisk::new(record.number, floor, record.floor, erased_total, newest);
+                // One that cannot be read is found out by whoever wants to.
+                let id = EventId { epoch, offset: head };
+                let latest = latest.and_then(|latest| record::decode(&name, id, &latest).ok());
+                (head, on_disk, latest)
+            }
+            Err(floor) => (floor, OnDisk::new(0, floor, floor, 0, none), None),
+        };
+        let mut log = ChannelLog::new(name.clone(), epoch, head - u64::from(latest.is_some()));
+        if let Some(latest) = latest {
+            let now = latest.time;
+            log.adopt(Arc::new(latest), now, &policy.window);
+        }
+        Self { name, epoch, policy, disk: Some(disk), state: Mutex::new(State::new(log, Some(on_disk))) }
+    }
+
+    /// The name.
+    pub fn name(&self) -> &ChannelName {
+        &self.name
+    }
+
+    /// The epoch of its ids.
+    pub fn epoch(&self) -> Epoch {
+        self.epoch
+    }
+
+    /// How much of it is kept.
+    pub fn retention(&self) -> &Retention {
+        &self.policy.retention
+    }
+
+    /// How much of it is kept in memory.
+    pub(super) fn window(&self) -> &Retention {
+        if self.policy.durability == Durability::Memory {
+            &self.policy.retention
+        } else {
+            &self.policy.window
+        }
+    }
+
+    /// Whether its log is on disk.
+    pub fn is_on_disk(&self) -> bool {
+        self.disk.is_some()
+    }
+
+    /// The id at an offset.
+    pub fn id(&self, offset: u64) -> EventId {
+        EventId { epoch: self.epoch, offset }
+    }
+
+    /// Where a reader that asks for `start` begins.
+    pub fn locate(&self, start: Start) -> Located {
+        let state = lock(&self.state);
+        let (head, floor) = (state.log.head(), self.floor_in(&state));
+        let position = match start {
+            Start::Latest => Position { after: head, gap: false },
+            Start::Earliest => Position { after: floor, gap: false },
+            Start::After(offset) if (floor..=head).contains(&offset) => {
+                Position { after: offset, gap: false }
+            }
+            Start::After(_) | Start::Unknown => Position { after: floor, gap: true },
+        };
+        Located { position, resumed_from: self.id(head.min(floor + 1)) }
+    }
+
+    /// Appends events after `after` to `out`; see [`ChannelLog::read`]. Gives the newest offset.
+    ///
+    /// # Errors
+    /// [`Unread`] if the position is no longer retained, or not in memory.
+    pub fn read(
+        &self,
+        after: u64,
+        events_max: usize,
+        bytes_max: usize,
+        out: &mut Vec<Arc<Event>>,
+    ) -> Result<u64, Unread> {
+        let state = lock(&self.state);
+        let head = state.log.head();
+        match (state.log.read(after, events_max, bytes_max, out), &state.on_disk) {
+            (Ok(()), _) => return Ok(head),
+            (Err(Evicted), Some(on_disk)) if on_disk.floor <= after => {
+                let number = on_disk.number;
+                drop(state);
+                self.read_chunk(number, after, events_max, bytes_max, out)?;
+            }
+            (Err(Evicted), _) => return Err(Unread::Evicted),
+        }
+        Ok(head)
+    }
+
+    fn read_chunk(
+        &self,
+        number: u64,
+        after: u64,
+        events_max: usize,
+        bytes_max: usize,
+        out: &mut Vec<Arc<Event>>,
+    ) -> Result<(), Unread> {
+        let disk = self.disk.as_ref().ok_or(Unread::Evicted)?;
+        let chunk = disk.chunks.find(number, after).ok_or(Unread::OnDisk)?;
+        let begin = chunk.events.partition_point(|event| event.id.offset <= after);
+        let mut bytes = 0;
+        for event in chunk.events[begin..].iter().take(events_max) {
+            bytes += event.size_bytes();
+            out.push(Arc::clone(event));
+            if bytes >= bytes_max {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// The newest offset.
+    pub fn head(&self) -> u64 {
+        lock(&self.state).log.head()
+    }
+
+    /// The newest offset that is not retained.
+    pub fn floor(&self) -> u64 {
+        self.floor_in(&lock(&self.state))
+    }
+
+    fn floor_in(&self, state: &State) -> u64 {
+        match (&state.on_disk, self.policy.durability) {
+            (Some(on_disk), _) => on_disk.floor,
+            (None, Durability::None) => state.log.head(),
+            (None, _) => state.log.dropped(),
+        }
+    }
+
+    /// The newest event in memory, with the channel's position, and how many events and bytes are kept.
+    pub fn summary(&self) -> (EventId, Option<Arc<Event>>, usize, usize) {
+        let state = lock(&self.state);
+        let (head, log) = (state.log.head(), &state.log);
+        if self.policy.durability == Durability::None {
+            return (self.id(head), None, 0, 0);
+        }
+        let (events, bytes) = match &state.on_disk {
+            None => (log.len(), log.bytes()),
+            Some(on_disk) => {
+                let bytes = on_disk.newest.total.saturating_sub(on_disk.erased_total);
+                ((head - on_disk.floor) as usize, bytes as usize)
+            }
+        };
+        (self.id(head), log.latest().cloned(), events, bytes)
+    }
+
+    /// How many events the slowest shard has yet to take.
+    pub fn backlog(&self) -> u64 {
+        lock(&self.state).backlog()
+    }
+
+    /// From now on, `shard` is told of new events; it has those up to the returned offset.
+    /// `None` if the channel was forgotten meanwhile.
+    pub(crate) fn follow(&self, shard: u16, slot: u32) -> Option<u64> {
+        let mut state = lock(&self.state);
+        if state.forgotten {
+            return None;
+        }
+        let taken = state.log.head();
+        state.interests.push(Interest { shard, slot, told: false, taken });
+        Some(taken)
+    }
+
+    pub(crate) fn unfollow(&self, shard: u16) {
+        let mut state = lock(&self.state);
+        state.interests.retain(|interest| interest.shard != shard);
+        state.interests.shrink_to_fit();
+    }
+
+    /// The next events for the fan-out of `shard`, after `after`; gives the newest offset. From now on
+    /// the shard is told of newer ones.
+    ///
+    /// # Errors
+    /// The position before the oldest event in memory, when the shard is so far behind that events are gone
+    /// from there.
+    pub(crate) fn take(
+        &self,
+        shard: u16,
+        after: u64,
+        bytes_max: usize,
+        out: &mut Vec<Arc<Event>>,
+    ) -> Result<u64, u64> {
+        let mut state = lock(&self.state);
+        let oldest = state.log.dropped();
+        let outcome = state.log.read(after, usize::MAX, bytes_max, out).map_err(|Evicted| oldest);
+        let taken = match outcome {
+            Ok(()) => out.last().map_or(after, |event| event.id.offset),
+            Err(oldest) => oldest,
+        };
+        state.note_taken(shard, taken);
+        outcome.map(|()| state.log.head())
+    }
+
+    /// As [`Self::take`] for a shard without anybody to fan out to: it has everything. Gives the newest offset.
+    pub(crate) fn take_none(&self, shard: u16) -> u64 {
+        let mut state = lock(&self.state);
+        let head = state.log.head();
+        state.note_taken(shard, head);
+        head
+    }
+}
+
+/// What those who write to disk ask and tell.
+impl Channel {
+    /// An event is on its way to the disk: until it is there, the channel stays known. False if it was
+    /// forgotten already.
+    pub(super) fn begin_submission(&self) -> bool {
+        let mut state = lock(&self.state);
+        let forgotten = state.forgotten;
+        if let Some(on_disk) = state.on_disk.as_mut().filter(|_| !forgotten) {
+            on_disk.submitted += 1;
+        }
+        !forgotten
+    }
+
+    pub(crate) fn end_submission(&self) {
+        if let Some(on_disk) = &mut lock(&self.state).on_disk {
+            on_disk.submitted -= 1;
+        }
+    }
+
+    /// The number in the store, the newest offset, and the newest event's time and running total.
+    pub(crate) fn standing(&self) -> (u64, u64, Summary) {
+        let state = lock(&self.state);
+        let none = (0, Summary { time: Timestamp(0), total: 0 });
+        let (number, newest) =
+            state.on_disk.as_ref().map_or(none, |on_disk| (on_disk.number, on_disk.newest));
+        (number, state.log.head(), newest)
+    }
+
+    /// The number in the store and the newest offset, if anything is stored.
+    pub(crate) fn stored_head(&self) -> Option<(u64, u64)> {
+        let state = lock(&self.state);
+        let number = state.on_disk.as_ref()?.number;
+        (number != 0).then(|| (number, state.log.head()))
+    }
+
+    /// What is on disk, unless something is being erased.
+    pub(crate) fn extent(&self) -> Option<Extent> {
+        let state = lock(&self.state);
+        let on_disk = state.on_disk.as_ref()?;
+        let head = state.log.head();
+        (on_disk.number != 0 && !on_disk.erasing && on_disk.erased < head).then_some(Extent {
+            number: on_disk.number,
+            erased: on_disk.erased,
+            erased_total: on_disk.erased_total,
+            head,
+            newest: on_disk.newest,
+            oldest: on_disk.oldest,
+        })
+    }
+
+    /// The event after `erased` was looked at.
+    pub(crate) fn note_oldest(&self, erased: u64, oldest: Option<Summary>) {
+        if let Some(on_disk) = lock(&self.state).on_disk.as_mut().filter(|on_disk| on_disk.erased == erased) {
+            on_disk.oldest = oldest;
+        }
+    }
+
+    /// From now on readers do not get what is about to be erased. False if something is being erased already.
+    pub(crate) fn begin_erasing(&self, erasure: Erasure) -> bool {
+        let mut state = lock(&self.state);
+        let Some(on_disk) = state.on_disk.as_mut() else { return false };
+        if on_disk.erasing {
+            return false;
+        }
+        on_disk.erasing = true;
+        on_disk.submitted += 1;
+        on_disk.floor = on_disk.floor.max(erasure.floor);
+        true
+    }
+
+    /// It is erased; or, if `None`, it could not be.
+    pub(crate) fn note_erased(&self, erasure: Option<Erasure>) {
+        let mut state = lock(&self.state);
+        let Some(on_disk) = state.on_disk.as_mut() else { return };
+        on_disk.erasing = false;
+        on_disk.submitted -= 1;
+        if let Some(Erasure { floor, floor_total, .. }) = erasure {
+            on_disk.erased = floor;
+            on_disk.erased_total = floor_total;
+            on_disk.oldest = None;
+        }
+    }
+}
+
+impl State {
+    fn new(log: ChannelLog, on_disk: Option<OnDisk>) -> Self {
+        Self { log, interests: Vec::new(), forgotten: false, on_disk: on_disk.map(Box::new) }
+    }
+
+    /// Takes over an event that is on disk.
+    pub(super) fn adopt(
+        &mut self,
+        event: Arc<Event>,
+        number: u64,
+        total: u64,
+        now: Timestamp,
+        window: &Retention,
+        events_max: usize,
+    ) {
+        let (offset, time) = (event.id.offset, event.time);
+        self.log.adopt(event, now, window);
+        if let Some(on_disk) = &mut self.on_disk {
+            on_disk.number = number;
+            on_disk.newest = Summary { time, total };
+            on_disk.floor = on_disk.floor.max(offset.saturating_sub(events_max as u64));
+        }
+    }
+
+    pub(super) fn backlog(&self) -> u64 {
+        let head = self.log.head();
+        self.interests.iter().map(|interest| head.saturating_sub(interest.taken)).max().unwrap_or(0)
+    }
+
+    /// Whether forgetting the channel loses nothing.
+    pub(super) fn is_forgettable(&self) -> bool {
+        let is_unused = match &self.on_disk {
+            Some(on_disk) => on_disk.submitted == 0,
+            None => self.log.is_forgettable(),
+        };
+        self.interests.is_empty() && is_unused
+    }
+
+    fn note_taken(&mut self, shard: u16, taken: u64) {
+        if let Some(interest) = self.interests.iter_mut().find(|interest| interest.shard == shard) {
+            interest.told = false;
+            interest.taken = taken;
+        }
+    }
+}
+
+impl OnDisk {
+    fn new(number: u64, floor: u64, erased: u64, erased_total: u64, newest: Summary) -> Self {
+        Self { number, floor, erased, erased_total, erasing: false, newest, oldest: None, submitted: 0 }
+    }
+}

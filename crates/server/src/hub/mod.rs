@@ -1,0 +1,330 @@
+//! All channels of this server: their logs, and which shards want to hear of new events.
+//! Must not know connections or transports. Everything that appends to a log passes through here: at once
+//! where the log is in memory, by way of the committing thread where it is on disk.
+
+mod channel;
+mod memory;
+#[cfg(test)]
+mod tests;
+
+use std::collections::HashMap;
+use std::hash::{BuildHasher, RandomState};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tidewire_core::error::{Code, Problem};
+use tidewire_core::limits::{Durability, Limits, Policy};
+use tidewire_core::log::Appended;
+use tidewire_core::{ChannelName, Epoch, Event, EventId, NewEvent, Timestamp};
+
+use crate::settings::Settings;
+use crate::shard::{Inbox, Message};
+use crate::store::commit::{Order, Submission, Waiter};
+use crate::store::{Disk, Store, StoreError, StoredChannel, Totals};
+pub use channel::{Channel, Located, Unread};
+
+/// Lookups of different channels rarely meet on one lock.
+const STRIPES: usize = 64;
+/// In how many calls a sweep gets through all channels: at a call per second, what has expired may
+/// be there that many seconds longer, unless its channel is published to.
+pub(crate) const SWEEPS: usize = 4;
+
+/// All channels.
+#[derive(Debug)]
+pub struct Hub {
+    /// What channels in memory have their epochs from: random, so ids of another run are unknown here.
+    memory_number: u64,
+    durable: Option<Durable>,
+    settings: Arc<Settings>,
+    stripes: Vec<Mutex<HashMap<ChannelName, Arc<Channel>>>>,
+    hasher: RandomState,
+    inboxes: Vec<Arc<Inbox>>,
+    channels: AtomicUsize,
+    history_bytes: AtomicUsize,
+    /// The stripe at which the next relief begins, so that it is not always the same channels' turn.
+    relieved: AtomicUsize,
+    swept: AtomicUsize,
+    /// No forgotten channel had a higher offset, so a channel that begins here repeats no id.
+    floor: AtomicU64,
+}
+
+/// The log on disk.
+#[derive(Debug)]
+struct Durable {
+    disk: Arc<Disk>,
+    /// What its channels have their epochs from.
+    number: u64,
+    /// As `floor` of the hub, for channels on disk.
+    floor: u64,
+}
+
+/// An event that is on disk, with the channel's number and running total there.
+#[derive(Debug)]
+pub(crate) struct OnDiskEvent {
+    pub(crate) event: Arc<Event>,
+    pub(crate) number: u64,
+    pub(crate) total: u64,
+}
+
+/// Shards to tell of new events: the shard, and the channel's slot in it.
+pub(crate) type Told = Vec<(u16, u32)>;
+
+/// What became of a publish.
+#[derive(Debug, Clone, Copy)]
+pub struct Published {
+    /// Id, time, and whether it was a retry.
+    pub appended: Appended,
+    /// How many events the slowest shard has yet to take; publishers slow down by it.
+    pub backlog: u64,
+}
+
+impl Hub {
+    pub(crate) fn new(
+        settings: Arc<Settings>,
+        inboxes: Vec<Arc<Inbox>>,
+        durable: Option<(Arc<Disk>, Totals)>,
+    ) -> Self {
+        let hasher = RandomState::new();
+        Self {
+            // The keys of a RandomState are random; what they make of a constant is too.
+            memory_number: hasher.hash_one("the number of this log"),
+            durable: durable.map(|(disk, totals)| Durable {
+                disk,
+                number: totals.log_number,
+                floor: totals.floor,
+            }),
+            settings,
+            stripes: (0..STRIPES).map(|_| Mutex::default()).collect(),
+            hasher,
+            inboxes,
+            channels: AtomicUsize::new(0),
+            history_bytes: AtomicUsize::new(0),
+            relieved: AtomicUsize::new(0),
+            swept: AtomicUsize::new(0),
+            floor: AtomicU64::new(0),
+        }
+    }
+
+    /// What is kept of a channel, and where.
+    pub(crate) fn policy_of(&self, channel: &str) -> &Arc<Policy> {
+        self.settings.policy_of(channel)
+    }
+
+    /// The log on disk, if the channel's is there.
+    fn durable_of(&self, policy: &Policy) -> Option<&Durable> {
+        self.durable.as_ref().filter(|_| policy.durability == Durability::Disk)
+    }
+
+    /// The epoch of a channel's ids.
+    pub fn epoch(&self, channel: &str) -> Epoch {
+        let durable = self.durable_of(self.policy_of(channel));
+        Epoch::derive(durable.map_or(self.memory_number, |durable| durable.number), channel)
+    }
+
+    /// The channel, if it has history or subscribers.
+    ///
+    /// # Errors
+    /// If what is on disk cannot be read.
+    pub fn find(&self, name: &ChannelName) -> Result<Option<Arc<Channel>>, Problem> {
+        let mut stripe = lock(self.stripe(name.as_str()));
+        if let Some(channel) = stripe.get(name.as_str()) {
+            return Ok(Some(Arc::clone(channel)));
+        }
+        let policy = self.policy_of(name.as_str());
+        let Some(durable) = self.durable_of(policy) else { return Ok(None) };
+        match stored(durable, name)? {
+            None => Ok(None),
+            Some(stored) => self.insert(&mut stripe, name, policy, Some((durable, Ok(stored)))).map(Some),
+        }
+    }
+
+    /// Whether the channel is known without a look at the disk.
+    pub(crate) fn is_in_memory(&self, name: &str) -> bool {
+        lock(self.stripe(name)).contains_key(name)
+    }
+
+    /// Where readers of a channel that does not exist stand: before its first event.
+    pub fn empty_position(&self, name: &str) -> EventId {
+        let durable = self.durable_of(self.policy_of(name));
+        let offset = durable.map_or_else(|| self.floor.load(Ordering::Acquire), |durable| durable.floor);
+        EventId { epoch: self.epoch(name), offset }
+    }
+
+    /// The channel, made if need be.
+    ///
+    /// # Errors
+    /// `history_full` when there are too many; or if what is on disk cannot be read.
+    pub fn open(&self, name: &ChannelName) -> Result<Arc<Channel>, Problem> {
+        let mut stripe = lock(self.stripe(name.as_str()));
+        if let Some(channel) = stripe.get(name.as_str()) {
+            return Ok(Arc::clone(channel));
+        }
+        let policy = self.policy_of(name.as_str());
+        let durable = match self.durable_of(policy) {
+            // The stripe stays locked, or somebody might append to the channel between look and insertion.
+            Some(durable) => Some((durable, stored(durable, name)?.ok_or(durable.floor))),
+            None => None,
+        };
+        self.insert(&mut stripe, name, policy, durable)
+    }
+
+    fn insert(
+        &self,
+        stripe: &mut HashMap<ChannelName, Arc<Channel>>,
+        name: &ChannelName,
+        policy: &Arc<Policy>,
+        durable: Option<(&Durable, Result<StoredChannel, u64>)>,
+    ) -> Result<Arc<Channel>, Problem> {
+        if self.channels.fetch_add(1, Ordering::Relaxed) >= self.limits().channels {
+            self.channels.fetch_sub(1, Ordering::Relaxed);
+            let detail = "the server holds as many channels as it may; raise limits.channels, or wait until \
+                          idle ones expire";
+            return Err(Problem::new(Code::HistoryFull, detail));
+        }
+        let (epoch, policy) = (self.epoch(name.as_str()), Arc::clone(policy));
+        let channel = Arc::new(match durable {
+            None => Channel::in_memory(name.clone(), epoch, policy, self.floor.load(Ordering::Acquire)),
+            Some((durable, stored)) => {
+                Channel::on_disk(name.clone(), epoch, policy, Arc::clone(&durable.disk), stored)
+            }
+        });
+        self.account(0, lock(&channel.state).log.bytes());
+        stripe.insert(name.clone(), Arc::clone(&channel));
+        Ok(channel)
+    }
+
+    /// Appends an event and tells the shards that want it. Where the log is on disk, this only sets out to: the
+    /// `waiter` is told when it is done, and there is nothing to tell yet.
+    ///
+    /// # Errors
+    /// `idempotency_conflict`; `history_full` when neither the channel nor the server has room; `storage_full`
+    /// and `storage_failed` when it is known already that the disk takes nothing.
+    pub(crate) fn publish(
+        &self,
+        name: &ChannelName,
+        new: NewEvent,
+        now: Timestamp,
+        waiter: impl FnOnce() -> Option<Waiter>,
+    ) -> Result<Option<Published>, Problem> {
+        loop {
+            let channel = self.open(name)?;
+            if let Some(durable) = self.durable.as_ref().filter(|_| channel.is_on_disk()) {
+                if let Some(failure) = durable.disk.failure() {
+                    return Err(failure.problem());
+                }
+                if !channel.begin_submission() {
+                    continue;
+                }
+                let submission = Submission { channel, new, waiter: waiter() };
+                durable.disk.commits.push(Order::Publish(submission));
+                return Ok(None);
+            }
+            let mut state = lock(&channel.state);
+            if state.forgotten {
+                continue; // the sweep took it in between; the next look-up makes it anew
+            }
+            self.make_room(&mut state.log, &new)?;
+            let before = state.log.bytes();
+            let outcome = state.log.append(new, now, channel.window());
+            self.account(before, state.log.bytes());
+            let appended = outcome?;
+            if !appended.duplicate {
+                for interest in state.interests.iter_mut().filter(|interest| !interest.told) {
+                    interest.told = true;
+                    self.inboxes[usize::from(interest.shard)].push(Message::Dirty(interest.slot));
+                }
+            }
+            return Ok(Some(Published { appended, backlog: state.backlog() }));
+        }
+    }
+
+    /// An event of the channel is on disk: it appears. The shards to tell of it are added to `told`.
+    pub(crate) fn adopt(
+        &self,
+        channel: &Channel,
+        on_disk: OnDiskEvent,
+        now: Timestamp,
+        told: &mut Told,
+    ) -> Published {
+        let OnDiskEvent { event, number, total } = on_disk;
+        let appended = Appended { id: event.id, time: event.time, duplicate: false };
+        let mut state = lock(&channel.state);
+        let before = state.log.bytes();
+        state.adopt(event, number, total, now, channel.window(), channel.retention().events);
+        for interest in state.interests.iter_mut().filter(|interest| !interest.told) {
+            interest.told = true;
+            told.push((interest.shard, interest.slot));
+        }
+        self.account(before, state.log.bytes());
+        self.shrink_window(&mut state.log);
+        Published { appended, backlog: state.backlog() }
+    }
+
+    /// Takes over what the store has beyond the channel's newest event: it was under way when the disk failed.
+    pub(crate) fn catch_up(
+        &self,
+        channel: &Channel,
+        store: &Store,
+        now: Timestamp,
+        told: &mut Told,
+    ) -> Result<(), StoreError> {
+        let Some(stored) = store.channel(channel.name().as_str())? else { return Ok(()) };
+        let (number, mut total) = (stored.record.number, channel.standing().2.total);
+        loop {
+            let next = channel.head() + 1;
+            if next > stored.head {
+                return Ok(());
+            }
+            let range = next..=stored.head;
+            let events = store.read(channel.name(), number, channel.epoch(), range, 1 << 20)?;
+            if events.is_empty() {
+                return Err(StoreError::Damaged(format!("the event {next} is missing")));
+            }
+            for event in events {
+                total += event.size_bytes() as u64;
+                self.adopt(channel, OnDiskEvent { event, number, total }, now, told);
+            }
+        }
+    }
+
+    /// All channels that are in memory and on disk.
+    pub(crate) fn channels_on_disk(&self) -> Vec<Arc<Channel>> {
+        let all = self.stripes.iter().flat_map(|stripe| lock(stripe).values().cloned().collect::<Vec<_>>());
+        all.filter(|channel| channel.is_on_disk()).collect()
+    }
+
+    /// The log on disk, if there is one.
+    pub(crate) fn disk(&self) -> Option<&Arc<Disk>> {
+        self.durable.as_ref().map(|durable| &durable.disk)
+    }
+
+    /// How many channels there are, and how many bytes of history they hold.
+    pub fn usage(&self) -> (usize, usize) {
+        (self.channels.load(Ordering::Relaxed), self.history_bytes.load(Ordering::Relaxed))
+    }
+
+    pub(crate) fn inboxes(&self) -> &[Arc<Inbox>] {
+        &self.inboxes
+    }
+
+    pub(crate) fn limits(&self) -> &Limits {
+        &self.settings.limits
+    }
+
+    fn stripe(&self, name: &str) -> &Mutex<HashMap<ChannelName, Arc<Channel>>> {
+        &self.stripes[self.hasher.hash_one(name) as usize % STRIPES]
+    }
+}
+
+fn stored(durable: &Durable, name: &ChannelName) -> Result<Option<StoredChannel>, Problem> {
+    let stored = durable.disk.store().and_then(|store| store.channel(name.as_str()));
+    stored.map_err(|error| {
+        eprintln!("tidewire: the channel {name} cannot be read: {error}");
+        error.problem()
+    })
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Logs are changed by code that does not panic half-way; one panicking reader must not take a channel down.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
