@@ -123,23 +123,6 @@ fn a_file_cut_short_hides_nothing_but_its_end() -> Outcome {
     damage(true, "cuts after a stop", cut, |newest| if newest { LOUD_OR_LESS } else { LOUD })
 }
 
-/// A file that is gone: its events are missing, and that must be said.
-#[test]
-fn a_missing_file_is_noticed() -> Outcome {
-    let mut random = Random::from_environment("missing files");
-    let sample = Sample::new(EVENTS, false, &mut random)?;
-    let mut wrong = Vec::new();
-    for file in sample.files()? {
-        let copy = sample.copy()?;
-        std::fs::remove_file(copy.join(&file)).map_err(|error| error.to_string())?;
-        match sample.judge(&copy, &file) {
-            Ok(Verdict::Refused | Verdict::Error | Verdict::Whole) => {}
-            other => wrong.push(format!("{}: {other:?}", file.display())),
-        }
-    }
-    if wrong.is_empty() { Ok(()) } else { Err(wrong.join("\n")) }
-}
-
 /// The newest journal before and after the last event, and where they begin to differ.
 fn last_write(sample: &Sample) -> Result<(PathBuf, Vec<u8>, Vec<u8>, usize), String> {
     let newest = sample.newest()?;

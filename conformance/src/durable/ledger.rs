@@ -116,9 +116,16 @@ impl Ledger {
         self.books().acknowledged
     }
 
-    /// How often a code came instead.
-    pub fn refused(&self, code: &str) -> usize {
-        self.books().refused.get(code).copied().unwrap_or_default()
+    /// How many were begun so far.
+    pub fn begun(&self) -> usize {
+        self.books().entries.len()
+    }
+
+    /// Which of the entries from `first` on were acknowledged, for messages.
+    pub fn acknowledged_from(&self, first: usize) -> Vec<String> {
+        let books = self.books();
+        let taken = |entry: &&Entry| matches!(entry.fate, Fate::Acknowledged(_));
+        books.entries[first..].iter().filter(taken).map(describe).collect()
     }
 
     /// How often any code came instead.

@@ -142,14 +142,16 @@ impl Sample {
     }
 
     /// Starts a server on a directory and reads everything back. Whatever it serves must have been published; how
-    /// much of it is the verdict. A server that does not serve everything must name the damaged file.
+    /// much of it is the verdict. A server that does not serve everything must name what is damaged.
     ///
     /// # Errors
     /// What no damage excuses.
     pub fn judge(&self, data: &Path, damaged: &Path) -> Result<Verdict> {
-        let name = damaged.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let named = |log: &str, what: &str| {
-            if log.contains(&name) { Ok(()) } else { Err(format!("{what} without naming {name}: {log:?}")) }
+        // The file, or at least the directory that is to be restored from a copy.
+        let (name, place) = (damaged.to_string_lossy(), data.to_string_lossy());
+        let named = |log: &str, what: &str| match log.contains(&*name) || log.contains(&*place) {
+            true => Ok(()),
+            false => Err(format!("{what} without naming {name} or {place}: {log:?}")),
         };
         let mut server = match Launch::on(data).config(self.config).run()? {
             Launched::Serving(server) => server,
