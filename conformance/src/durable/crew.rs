@@ -121,7 +121,7 @@ impl Crew {
         self.reading.append(&mut self.publishing);
         let told = self.join_readers();
         match &outcome {
-            Err(error) if error.starts_with(super::ENDED) => told.and(outcome),
+            Err(error) if error.contains(super::ENDED) => told.and(outcome),
             Err(_) => outcome,
             Ok(()) => told,
         }

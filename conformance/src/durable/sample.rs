@@ -151,13 +151,14 @@ impl Sample {
         let (name, place) = (damaged.to_string_lossy(), data.to_string_lossy());
         let named = |log: &str, what: &str| match log.contains(&*name) || log.contains(&*place) {
             true => Ok(()),
-            false => Err(format!("{what} without naming {name} or {place}: {log:?}")),
+            false => Err(format!("{what} without naming {name} or {place}: {}", crate::event::shorten(log))),
         };
         let mut server = match Launch::on(data).config(self.config).run()? {
             Launched::Serving(server) => server,
             Launched::Ended(ended) => {
                 if ended.status.code().is_none_or(|code| code == 0 || code == 101) {
-                    return Err(format!("instead of a refusal, {}: {}", ended.status, ended.log));
+                    let log = crate::event::shorten(&ended.log);
+                    return Err(format!("instead of a refusal, {}: {log}", ended.status));
                 }
                 named(&ended.log, "it refused to start")?;
                 return Ok(Verdict::Refused);
