@@ -7,11 +7,14 @@
 pub mod case;
 pub mod client;
 pub mod crowd;
+pub mod durable;
 pub mod event;
 pub mod http;
+pub mod launch;
 pub mod pattern;
 pub mod random;
 pub mod runner;
+pub mod scratch;
 pub mod server;
 pub mod sse;
 pub mod wire;

@@ -4,11 +4,13 @@
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Read};
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crate::Result;
+use crate::launch::{Ended, Launch, Launched};
 
 /// A running server.
 #[derive(Debug)]
@@ -17,38 +19,48 @@ pub struct Server {
     pub url: String,
     child: Option<Child>,
     log: Arc<Mutex<String>>,
+    /// Fills the log until the process is gone.
+    reader: Option<JoinHandle<()>>,
 }
 
+const PATIENCE: Duration = Duration::from_secs(20);
+
 impl Server {
-    /// Starts the binary with the given configuration.
+    /// Starts the binary with the given configuration, with nothing on disk.
     ///
     /// # Errors
     /// When it does not say where it listens within 20 s.
     pub fn start(config: &str) -> Result<Self> {
-        let mut command = Command::new(binary()?);
-        command.args(["serve", "--listen", "127.0.0.1:0", "--memory", "--no-demo"]);
-        let file = config_file(config)?;
-        if let Some(file) = &file {
-            command.arg("--config").arg(file);
-        }
+        Launch::in_memory().config(config).serve()
+    }
+
+    /// Runs a command until it says where it listens, or ends.
+    pub(crate) fn spawn(command: &mut Command) -> Result<Launched> {
         let spawned = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
         let mut child = spawned.map_err(|error| format!("cannot start the server: {error}"))?;
         let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
         let log = Arc::new(Mutex::new(String::new()));
-        let mut server = Self { url: String::new(), child: Some(child), log: Arc::clone(&log) };
-        std::thread::spawn(move || keep(stderr, &log));
-        let url = server.read_address(stdout);
-        if let Some(file) = file {
-            let _ = std::fs::remove_file(file);
-        }
-        server.url = url?;
-        Ok(server)
+        let kept = Arc::clone(&log);
+        let reader = std::thread::spawn(move || keep(stderr, &kept));
+        let mut server = Self { url: String::new(), child: Some(child), log, reader: Some(reader) };
+        let Some(line) = server.first_line(stdout)? else {
+            let status = server.wait()?;
+            return Ok(Launched::Ended(Ended { status, log: server.log() }));
+        };
+        let address = line.strip_prefix("listening on ").ok_or(format!("first line was {line:?}"))?;
+        address.clone_into(&mut server.url);
+        Ok(Launched::Serving(server))
     }
 
     /// The server that `TIDEWIRE_URL` names, if it is set.
     pub fn from_environment() -> Option<Self> {
         let url = std::env::var("TIDEWIRE_URL").ok().filter(|url| !url.is_empty())?;
-        Some(Self { url: url.trim_end_matches('/').to_owned(), child: None, log: Arc::default() })
+        Some(Self {
+            url: url.trim_end_matches('/').to_owned(),
+            child: None,
+            log: Arc::default(),
+            reader: None,
+        })
     }
 
     /// `HOST:PORT`.
@@ -78,7 +90,48 @@ impl Server {
         self.log.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn read_address(&self, stdout: Option<impl Read + Send + 'static>) -> Result<String> {
+    /// Kills it as a power cut would, without a last word. Returns what it wrote to stderr.
+    pub fn kill(&mut self) -> String {
+        if let Some(child) = &mut self.child {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+        self.whole_log()
+    }
+
+    /// Asks it to end, and returns what it wrote to stderr.
+    ///
+    /// # Errors
+    /// When it does not end well, or not in time.
+    pub fn stop(&mut self) -> Result<String> {
+        let pid = self.pid().ok_or("the server was not started here")?.to_string();
+        Command::new("kill").args(["-TERM", &pid]).status().map_err(|error| error.to_string())?;
+        let status = self.wait()?;
+        let log = self.log();
+        if status.success() { Ok(log) } else { Err(format!("the server ended with {status}; stderr: {log}")) }
+    }
+
+    /// Waits until the process has ended and all that it said is in the log.
+    fn wait(&mut self) -> Result<ExitStatus> {
+        let child = self.child.as_mut().ok_or("the server was not started here")?;
+        let mut status = None;
+        wait_until("the server ends", PATIENCE, || {
+            status = child.try_wait().ok().flatten();
+            status.is_some()
+        })?;
+        self.whole_log();
+        status.ok_or("no status".to_owned())
+    }
+
+    fn whole_log(&mut self) -> String {
+        if let Some(reader) = self.reader.take() {
+            let _ = reader.join();
+        }
+        self.log()
+    }
+
+    /// The first line on stdout; none when it ends without one.
+    fn first_line(&self, stdout: Option<impl Read + Send + 'static>) -> Result<Option<String>> {
         let stdout = stdout.ok_or("no stdout")?;
         let (sender, receiver) = std::sync::mpsc::channel();
         std::thread::spawn(move || {
@@ -87,21 +140,17 @@ impl Server {
             // The pipe stays open so that the server can never fail to write.
             lines.for_each(drop);
         });
-        let line = match receiver.recv_timeout(Duration::from_secs(20)) {
-            Ok(Some(Ok(line))) => line,
-            other => return Err(format!("no address on stdout ({other:?}); stderr: {}", self.log())),
-        };
-        let address = line.strip_prefix("listening on ").ok_or(format!("first line was {line:?}"))?;
-        Ok(address.to_owned())
+        match receiver.recv_timeout(PATIENCE) {
+            Ok(Some(Ok(line))) => Ok(Some(line)),
+            Ok(None) => Ok(None),
+            other => Err(format!("no address on stdout ({other:?}); stderr: {}", self.log())),
+        }
     }
 }
 
 impl Drop for Server {
     fn drop(&mut self) {
-        if let Some(child) = &mut self.child {
-            let _ = child.kill();
-            let _ = child.wait();
-        }
+        self.kill();
     }
 }
 
@@ -160,18 +209,8 @@ fn keep(stderr: Option<impl Read>, log: &Mutex<String>) {
     }
 }
 
-fn config_file(config: &str) -> Result<Option<PathBuf>> {
-    if config.is_empty() {
-        return Ok(None);
-    }
-    let name = format!("tidewire-test-{}-{}.toml", std::process::id(), crate::random::clock());
-    let path = std::env::temp_dir().join(name);
-    std::fs::write(&path, config).map_err(|error| format!("{}: {error}", path.display()))?;
-    Ok(Some(path))
-}
-
 /// `TIDEWIRE_BIN`, else the debug binary beside the running test, built first.
-fn binary() -> Result<PathBuf> {
+pub(crate) fn binary() -> Result<PathBuf> {
     static BINARY: OnceLock<Result<PathBuf>> = OnceLock::new();
     BINARY.get_or_init(|| std::env::var_os("TIDEWIRE_BIN").map_or_else(build, |path| Ok(path.into()))).clone()
 }
@@ -182,7 +221,12 @@ fn build() -> Result<PathBuf> {
     if !built.map_err(|error| format!("cannot run cargo: {error}"))?.success() {
         return Err("cargo build --package tidewire failed".to_owned());
     }
+    Ok(target()?.join("tidewire"))
+}
+
+/// Where cargo put what it built, the running test included.
+pub(crate) fn target() -> Result<PathBuf> {
     let own = std::env::current_exe().map_err(|error| error.to_string())?;
     let target = own.parent().and_then(|deps| deps.parent()).ok_or("no target directory")?;
-    Ok(target.join("tidewire"))
+    Ok(target.to_owned())
 }
