@@ -49,6 +49,9 @@ pub struct Case {
     /// The server's configuration; a case with one runs on a server of its own.
     #[serde(default)]
     pub config: String,
+    /// Why the case is not for logs on disk, if it is not.
+    #[serde(default)]
+    pub memory_only: Option<String>,
     /// What happens.
     pub steps: Vec<Step>,
 }

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use crate::Result;
 use crate::launch::{Ended, Launch, Launched};
+use crate::scratch::Scratch;
 
 /// A running server.
 #[derive(Debug)]
@@ -157,22 +158,48 @@ impl Drop for Server {
 /// The servers of a run: one for each configuration, started when first needed.
 #[derive(Debug, Default)]
 pub struct Servers {
-    running: Mutex<HashMap<String, Arc<Server>>>,
+    running: Mutex<HashMap<(String, Log), Running>>,
+}
+
+/// Where a server's log is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Log {
+    /// In memory.
+    Memory,
+    /// On disk, in a directory of its own.
+    Disk,
+}
+
+/// Dropped in this order: the server ends before its directory goes.
+#[derive(Debug)]
+struct Running {
+    server: Arc<Server>,
+    _directory: Option<Scratch>,
 }
 
 impl Servers {
-    /// The server with this configuration.
+    /// The server with this configuration and its log there.
     ///
     /// # Errors
     /// When it cannot be started.
-    pub fn with(&self, config: &str) -> Result<Arc<Server>> {
+    pub fn with(&self, config: &str, log: Log) -> Result<Arc<Server>> {
         let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(server) = running.get(config) {
-            return Ok(Arc::clone(server));
+        if let Some(running) = running.get(&(config.to_owned(), log)) {
+            return Ok(Arc::clone(&running.server));
         }
         let outside = config.is_empty().then(Server::from_environment).flatten();
-        let server = Arc::new(outside.map_or_else(|| Server::start(config), Ok)?);
-        running.insert(config.to_owned(), Arc::clone(&server));
+        let (server, directory) = match (outside, log) {
+            (Some(server), _) => (server, None),
+            (None, Log::Memory) => (Server::start(config)?, None),
+            (None, Log::Disk) => {
+                let directory = Scratch::new("conformance")?;
+                let server = Launch::on(&directory.join("data")).config(config).serve()?;
+                (server, Some(directory))
+            }
+        };
+        let server = Arc::new(server);
+        let kept = Running { server: Arc::clone(&server), _directory: directory };
+        running.insert((config.to_owned(), log), kept);
         Ok(server)
     }
 }

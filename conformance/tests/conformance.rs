@@ -1,5 +1,6 @@
-//! Runs every case of `cases/` over every transport that it names, a line for each, on a server of its own
-//! or, with `TIDEWIRE_URL`, on one that runs already. An argument picks cases by a part of their name.
+//! Runs every case of `cases/` over every transport that it names, a line for each, on servers of its own with
+//! the log in memory and on disk or, with `TIDEWIRE_URL`, on one that runs already. An argument picks cases by
+//! a part of their name.
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -9,7 +10,7 @@ use libtest_mimic::{Arguments, Failed, Trial};
 use tidewire_conformance::case::{self, Case};
 use tidewire_conformance::client::SPOILS;
 use tidewire_conformance::runner;
-use tidewire_conformance::server::{Server, Servers};
+use tidewire_conformance::server::{Log, Server, Servers};
 
 fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
@@ -28,10 +29,12 @@ fn main() -> ExitCode {
     for case in cases {
         let case = Arc::new(case);
         for route in case.routes().unwrap_or_default() {
-            trials.push(trial(&case, route.clone(), &servers, None, outside));
+            trials.push(trial(&case, route.clone(), &servers, Log::Memory, None, outside));
             if case.name.starts_with("faults/") {
-                trials
-                    .extend(SPOILS.map(|spoil| trial(&case, route.clone(), &servers, Some(spoil), outside)));
+                let spoilt = |spoil| trial(&case, route.clone(), &servers, Log::Memory, Some(spoil), outside);
+                trials.extend(SPOILS.map(spoilt));
+            } else if case.memory_only.is_none() && !outside {
+                trials.push(trial(&case, route.clone(), &servers, Log::Disk, None, outside));
             }
         }
     }
@@ -43,16 +46,18 @@ fn trial(
     case: &Arc<Case>,
     route: Vec<&'static str>,
     servers: &Arc<Servers>,
+    log: Log,
     spoil: Option<&'static str>,
     outside: bool,
 ) -> Trial {
     let over = if route.is_empty() { "wire".to_owned() } else { route.join(">") };
     let fault = spoil.map(|fault| format!(" notices {fault}")).unwrap_or_default();
-    let name = format!("{} [{over}]{fault}", case.name);
+    let place = if log == Log::Disk { " on disk" } else { "" };
+    let name = format!("{} [{over}]{place}{fault}", case.name);
     let needs_own = outside && !case.config.is_empty();
     let (case, servers) = (Arc::clone(case), Arc::clone(servers));
     let play = move || {
-        let server = servers.with(&case.config)?;
+        let server = servers.with(&case.config, log)?;
         match (runner::run(&server.url, &case, &route, spoil), spoil) {
             (outcome, None) => outcome.map_err(Failed::from),
             (Err(_), Some(_)) => Ok(()),

@@ -31,6 +31,10 @@ impl Exchange {
     /// A whole answer.
     pub(crate) fn answer(&self, out: &mut Vec<u8>, status: u16, fields: &[(&str, &str)], body: &[u8]) {
         let head = fields.iter().fold(self.head(out, status), |head, (name, value)| head.field(name, value));
+        // RFC 9110 section 8.6: none with 204.
+        if status == 204 {
+            return head.end();
+        }
         head.content_length(body.len()).end();
         if !self.head_only {
             out.extend_from_slice(body);

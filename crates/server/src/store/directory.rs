@@ -12,6 +12,7 @@ use super::journal::Mark;
 /// The version of everything below the directory. Raised when an older server could not read it.
 const VERSION: u32 = 1;
 const VERSION_FILE: &str = "tidewire.version";
+const BEGUN_FILE: &str = "tidewire.begun";
 
 /// A data directory that is ours.
 #[derive(Debug, Clone)]
@@ -46,6 +47,17 @@ impl Directory {
             format!("{} is no data directory: cannot read {VERSION_FILE} in it", path.display())
         })?;
         Self::parse(path, &text)
+    }
+
+    /// Whether there was a store once: then what is missing now is lost.
+    pub(super) fn is_begun(&self) -> bool {
+        self.path.join(BEGUN_FILE).exists()
+    }
+
+    /// There is a store now, with all that belongs to it.
+    pub(super) fn note_begun(&self) -> io::Result<()> {
+        fs::File::create(self.path.join(BEGUN_FILE))?.sync_all()?;
+        fs::File::open(&self.path)?.sync_all()
     }
 
     /// Where the store is.

@@ -10,6 +10,7 @@ mod draft;
 mod journal;
 mod keyed;
 pub(crate) mod load;
+mod manifest;
 pub(crate) mod remains;
 pub(crate) mod retention;
 
@@ -42,6 +43,9 @@ const OPEN_FILES: usize = 128;
 
 /// What must fit on a disk that was full before it counts as well again.
 const PROBE_BYTES: usize = 8 << 20;
+
+/// What the store is divided into.
+const KEYSPACES: [&str; 5] = ["meta", "channels", "events", "receipts", "state"];
 
 const KEY_LOG_NUMBER: &[u8] = b"log number";
 const KEY_NEXT_CHANNEL: &[u8] = b"next channel";
@@ -142,6 +146,15 @@ impl Store {
                 damage.position
             );
         }
+        if let Some(list) = manifest::check(&store).with_context(|| format!("cannot read {path}"))? {
+            bail!("{} is damaged; restore it from a copy. Nothing was changed", list.display());
+        }
+        if directory.is_begun()
+            && let Some(file) =
+                manifest::missing(&store, KEYSPACES.len()).with_context(|| format!("cannot read {path}"))?
+        {
+            bail!("{} is missing; restore it from a copy. Nothing was changed", file.display());
+        }
         let open = || -> fjall::Result<Self> {
             let database = Database::builder(&store)
                 .cache_size(CACHE_BYTES)
@@ -155,9 +168,13 @@ impl Store {
                 let options = || KeyspaceCreateOptions::default().max_memtable_size(MEMTABLE_BYTES);
                 database.keyspace(name, options)
             };
-            let (meta, channels) = (keyspace("meta")?, keyspace("channels")?);
-            let (events, receipts, state) = (keyspace("events")?, keyspace("receipts")?, keyspace("state")?);
-            Ok(Self { directory, database, meta, channels, events, receipts, state })
+            let [meta, channels, events, receipts, state] = KEYSPACES.map(keyspace);
+            let directory = directory.clone();
+            let (meta, channels, events) = (meta?, channels?, events?);
+            let store =
+                Self { directory, database, meta, channels, events, receipts: receipts?, state: state? };
+            store.directory.note_begun()?;
+            Ok(store)
         };
         // The store's own code may panic over files that it cannot make sense of.
         match catch_unwind(AssertUnwindSafe(open)) {
