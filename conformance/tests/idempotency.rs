@@ -120,7 +120,7 @@ fn of_different_events_at_once_under_one_key_one_is_taken() -> Outcome {
 #[test]
 fn a_key_is_known_after_restarts_with_the_first_id_and_time() -> Outcome {
     let scratch = Scratch::new("restarts")?;
-    let launch = Launch::on(&scratch.join("data"));
+    let launch = Launch::on(&scratch.join("data")).config("[limits]\nclose_timeout_ms = 100\n");
     let agent = http::agent(PATIENCE);
     let (body, other) = (Body::json(0, 0, "x"), Body::json(0, 1, "x"));
     let mut server = launch.serve()?;

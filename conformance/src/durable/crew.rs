@@ -14,9 +14,11 @@ use crate::random::Random;
 use crate::server::{Server, wait_until};
 
 /// Settings by which nothing leaves the log or is cut off for its slowness: then all that is missing was lost.
+/// And by which a stop does not wait for idle clients.
 pub const KEEP_ALL: &str = "[history]\nevents = 100000000\nbytes = 100000000000\nage_seconds = 1000000\n\
                             idempotency_keys = 1000000\n\
-                            [limits]\nhistory_bytes = 100000000000\nlag_events = 10000000\n";
+                            [limits]\nhistory_bytes = 100000000000\nlag_events = 10000000\n\
+                            close_timeout_ms = 100\n";
 
 /// How many rounds to play: `TIDEWIRE_KILLS`, else 12.
 pub fn kills() -> usize {
