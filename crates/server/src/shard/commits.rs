@@ -224,6 +224,8 @@ impl Shard {
             }
         }
         self.discard_output();
+        self.close_if_due(id);
+        self.discard_output();
         // It may have been waiting to read on.
         if self.connections.contains(id as usize) {
             self.end_turn(id);

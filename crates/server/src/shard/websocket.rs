@@ -34,6 +34,8 @@ pub(super) struct WebSocket {
     pub(super) raw: Option<ChannelName>,
     /// Whether events go out compressed, and in which window.
     deflate: Option<Window>,
+    /// What to close with, once the disk has answered for what was published before.
+    closing: Option<Bytes>,
 }
 
 impl WebSocket {
@@ -79,6 +81,7 @@ impl Shard {
             liveness: Liveness::new(self.now_ms, &self.settings.limits, u64::from(id)),
             raw,
             deflate: deflate.map(Deflate::window),
+            closing: None,
         }));
         self.counters.change(Transport::Http, Transport::WebSocket);
         self.arm_at(id, self.now_ms + self.settings.limits.heartbeat_ms / 2);
@@ -119,8 +122,32 @@ impl Shard {
             websocket.decoder = decoder;
         }
         if let Some(last) = closing {
-            self.finish_last_turn(id);
-            self.start_closing(id, last);
+            self.close_websocket(id, last);
+        }
+    }
+
+    /// Closes with `last`, after the answers to what was published before, and its events.
+    fn close_websocket(&mut self, id: u32, last: Bytes) {
+        let Some(connection) = self.connections.get_mut(id as usize) else { return };
+        if connection.owed > 0
+            && let Protocol::WebSocket(websocket) = &mut connection.protocol
+        {
+            websocket.closing = Some(last);
+            connection.finishing = true;
+            return;
+        }
+        self.finish_last_turn(id);
+        self.start_closing(id, last);
+    }
+
+    /// The disk has answered for all that the connection published: closes it, if that is what it waits for.
+    pub(super) fn close_if_due(&mut self, id: u32) {
+        let Some(connection) = self.connections.get_mut(id as usize) else { return };
+        if connection.owed == 0
+            && let Protocol::WebSocket(websocket) = &mut connection.protocol
+            && let Some(last) = websocket.closing.take()
+        {
+            self.close_websocket(id, last);
         }
     }
 
