@@ -3,6 +3,7 @@
 //! The data path: `listener` accepts, a `shard` owns the connection, `http` understands requests, the
 //! `hub` holds the logs, and the shard's `fanout` writes events to sockets. See ARCHITECTURE.md.
 
+mod access;
 pub mod client;
 mod clock;
 mod http;

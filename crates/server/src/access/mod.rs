@@ -1,0 +1,5 @@
+//! Who may do what: tokens, tickets, rights, origins. Must not know sockets, shards or transports.
+#![allow(dead_code)]
+
+pub(crate) mod pattern;
+pub(crate) mod settings;
