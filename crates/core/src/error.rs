@@ -24,6 +24,12 @@ pub enum Code {
     UnknownType,
     /// The connection is subscribed to that channel already.
     AlreadySubscribed,
+    /// No credentials, or none that are good.
+    Unauthenticated,
+    /// Known, but without the right.
+    Forbidden,
+    /// Asked for by a page that may not use the server.
+    OriginNotAllowed,
     /// No such route.
     NotFound,
     /// The route exists, the method does not.
@@ -89,6 +95,9 @@ impl Code {
             Self::InvalidMessage => ("invalid_message", 400),
             Self::UnknownType => ("unknown_type", 400),
             Self::AlreadySubscribed => ("already_subscribed", 409),
+            Self::Unauthenticated => ("unauthenticated", 401),
+            Self::Forbidden => ("forbidden", 403),
+            Self::OriginNotAllowed => ("origin_not_allowed", 403),
             Self::NotFound => ("not_found", 404),
             Self::MethodNotAllowed => ("method_not_allowed", 405),
             Self::RequestTimeout => ("request_timeout", 408),
@@ -121,6 +130,8 @@ pub fn reason_phrase(status: u16) -> &'static str {
         204 => "No Content",
         304 => "Not Modified",
         400 => "Bad Request",
+        401 => "Unauthorized",
+        403 => "Forbidden",
         404 => "Not Found",
         405 => "Method Not Allowed",
         408 => "Request Timeout",

@@ -1,0 +1,274 @@
+//! Who somebody is and what their token grants, and the decision whether they may do a thing on a channel.
+//! Must not know how they showed who they are.
+
+use serde_json::Value;
+use tidewire_core::{Code, Problem};
+
+use super::pattern::{Fit, Pattern};
+use super::settings::{Allowed, ChannelRights};
+
+/// The most patterns that a token may grant for one action.
+const PATTERNS_MAX: usize = 256;
+
+/// What somebody wants to do on a channel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Action {
+    /// Get events as they come.
+    Subscribe,
+    /// Read what was published before.
+    History,
+    /// Publish.
+    Publish,
+    /// Delete all that the channel has.
+    Delete,
+}
+
+impl Action {
+    /// The action as tokens, the configuration and callbacks name it.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Subscribe => "subscribe",
+            Self::History => "history",
+            Self::Publish => "publish",
+            Self::Delete => "delete",
+        }
+    }
+}
+
+/// Somebody who has shown who they are.
+#[derive(Debug, Default)]
+pub(crate) struct Identity {
+    /// The user, if the token names one.
+    pub(crate) user: Option<Box<str>>,
+    /// The application itself, which may do everything.
+    pub(crate) is_admin: bool,
+    /// What the token grants.
+    pub(crate) grants: Grants,
+    /// When the token ends, in Unix milliseconds.
+    pub(crate) expires_at_ms: Option<u64>,
+    /// When it was issued, in Unix milliseconds.
+    pub(crate) issued_at_ms: Option<u64>,
+}
+
+impl Identity {
+    /// Whoever has the admin key.
+    pub(crate) fn admin() -> Self {
+        Self { is_admin: true, ..Self::default() }
+    }
+}
+
+/// The channels that a token names for each action. `None`: it says nothing of that action.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Grants {
+    subscribe: Option<Box<[Pattern]>>,
+    history: Option<Box<[Pattern]>>,
+    publish: Option<Box<[Pattern]>>,
+}
+
+impl Grants {
+    /// Reads the claim that holds the rights, such as `{"subscribe":["chat:*"],"publish":["chat:1"]}`.
+    /// Whoever is granted `subscribe` and nothing is said of `history` is granted that too.
+    ///
+    /// # Errors
+    /// Says what is wrong with the claim: a right that cannot be read must not become one that is not there.
+    pub(crate) fn of_claim(claim: Option<&Value>) -> Result<Self, String> {
+        let members = match claim {
+            None | Some(Value::Null) => return Ok(Self::default()),
+            Some(Value::Object(members)) => members,
+            Some(_) => return Err("the claim with the rights must be an object".to_owned()),
+        };
+        // `presence` is a right of its own, for which there is no use yet.
+        let known = ["subscribe", "history", "publish", "presence"];
+        if let Some(name) = members.keys().find(|name| !known.contains(&name.as_str())) {
+            let shown: String = name.chars().take(32).collect();
+            return Err(format!("the right {shown:?} is unknown; known are {}", known.join(", ")));
+        }
+        let subscribe = patterns(members.get("subscribe"), "subscribe")?;
+        let history = patterns(members.get("history"), "history")?;
+        let publish = patterns(members.get("publish"), "publish")?;
+        Ok(Self { history: history.or_else(|| subscribe.clone()), subscribe, publish })
+    }
+
+    fn of(&self, action: Action) -> Option<&[Pattern]> {
+        match action {
+            Action::Subscribe => self.subscribe.as_deref(),
+            Action::History => self.history.as_deref(),
+            Action::Publish => self.publish.as_deref(),
+            Action::Delete => None,
+        }
+    }
+}
+
+fn patterns(member: Option<&Value>, name: &str) -> Result<Option<Box<[Pattern]>>, String> {
+    let Some(member) = member else { return Ok(None) };
+    let wrong = || format!("the right {name} must be a list of up to {PATTERNS_MAX} patterns of channels");
+    let list = member.as_array().filter(|list| list.len() <= PATTERNS_MAX).ok_or_else(wrong)?;
+    let read = |item: &Value| item.as_str().ok_or_else(wrong).and_then(Pattern::parse);
+    list.iter().map(read).collect::<Result<_, _>>().map(Some)
+}
+
+/// What the configuration says of a channel.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct ChannelAccess<'c> {
+    /// Who may do what there, at most.
+    pub(crate) rights: ChannelRights,
+    /// How the channel fits its rule: it may belong to a user.
+    pub(crate) fit: Fit<'c>,
+}
+
+impl ChannelAccess<'_> {
+    fn allowed(&self, action: Action) -> Allowed {
+        match action {
+            Action::Subscribe => self.rights.subscribe,
+            Action::History => self.rights.history,
+            Action::Publish => self.rights.publish,
+            Action::Delete => Allowed::Nobody,
+        }
+    }
+
+    /// Whether everybody may, so that an answer may be kept by caches for all.
+    pub(crate) fn is_public(&self, action: Action) -> bool {
+        self.allowed(action) == Allowed::Anyone && self.fit == Fit::Yes
+    }
+
+    /// Whether somebody may do it: the stricter of the configuration and the token decides.
+    ///
+    /// # Errors
+    /// `unauthenticated` if credentials could help, else `forbidden`; both say what is missing, and neither
+    /// depends on whether there is such a channel.
+    pub(crate) fn check(&self, action: Action, channel: &str, who: Option<&Identity>) -> Result<(), Problem> {
+        if who.is_some_and(|who| who.is_admin) {
+            return Ok(());
+        }
+        let allowed = self.allowed(action);
+        if allowed == Allowed::Nobody {
+            let detail =
+                format!("only the application itself may {} there, with its admin key", verb(action));
+            return Err(Problem::new(Code::Forbidden, detail));
+        }
+        let is_owned = matches!(self.fit, Fit::Owned(_));
+        let Some(who) = who else {
+            if allowed == Allowed::Anyone && !is_owned {
+                return Ok(());
+            }
+            let detail = format!("say who you are to {} there: send a token", verb(action));
+            return Err(Problem::new(Code::Unauthenticated, detail));
+        };
+        if let Fit::Owned(owner) = self.fit
+            && who.user.as_deref() != Some(owner)
+        {
+            let detail =
+                format!("to {} there, the token's sub must be the user that the channel names", verb(action));
+            return Err(Problem::new(Code::Forbidden, detail));
+        }
+        let granted = who.grants.of(action).map(|patterns| names(patterns, channel, who));
+        match (granted, allowed) {
+            (Some(true), _) | (None, Allowed::Anyone | Allowed::Authenticated) => Ok(()),
+            (Some(false), _) | (None, Allowed::Granted | Allowed::Nobody) => {
+                let detail = format!(
+                    "the token does not grant to {} there: its right {:?} must name the channel",
+                    verb(action),
+                    action.as_str()
+                );
+                Err(Problem::new(Code::Forbidden, detail))
+            }
+        }
+    }
+}
+
+/// Whether one of the patterns names the channel. A `{sub}` in it is the token's own.
+fn names(patterns: &[Pattern], channel: &str, who: &Identity) -> bool {
+    patterns.iter().any(|pattern| match pattern.fit(channel) {
+        Fit::No => false,
+        Fit::Yes => true,
+        Fit::Owned(owner) => who.user.as_deref() == Some(owner),
+    })
+}
+
+fn verb(action: Action) -> &'static str {
+    match action {
+        Action::Subscribe => "subscribe",
+        Action::History => "read what was published before",
+        Action::Publish => "publish",
+        Action::Delete => "delete",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn somebody(user: Option<&str>, claim: Value) -> Identity {
+        let grants = Grants::of_claim(Some(&claim)).expect("a right claim");
+        Identity { user: user.map(Into::into), grants, ..Identity::default() }
+    }
+
+    fn outcome(allowed: Allowed, fit: Fit<'_>, who: Option<&Identity>) -> Option<Code> {
+        let access = ChannelAccess { rights: ChannelRights::all(allowed), fit };
+        access.check(Action::Subscribe, "a:7:x", who).err().map(|problem| problem.code)
+    }
+
+    #[test]
+    fn the_stricter_of_configuration_and_token_decides() {
+        let silent = somebody(Some("7"), json!({}));
+        let granted = somebody(Some("7"), json!({"subscribe": ["b", "a:*"]}));
+        let other = somebody(Some("7"), json!({"subscribe": ["b:*"]}));
+        let nothing = somebody(Some("7"), json!({"subscribe": []}));
+        let (no, ask) = (Some(Code::Forbidden), Some(Code::Unauthenticated));
+        for (allowed, expected) in [
+            //                      nobody, silent, granted, other, nothing
+            (Allowed::Anyone, [None, None, None, no, no]),
+            (Allowed::Authenticated, [ask, None, None, no, no]),
+            (Allowed::Granted, [ask, no, None, no, no]),
+            (Allowed::Nobody, [no, no, no, no, no]),
+        ] {
+            let all = [None, Some(&silent), Some(&granted), Some(&other), Some(&nothing)];
+            let found = all.map(|who| outcome(allowed, Fit::Yes, who));
+            assert_eq!(found, expected, "{allowed:?}");
+            assert_eq!(outcome(allowed, Fit::Yes, Some(&Identity::admin())), None, "{allowed:?}");
+        }
+    }
+
+    #[test]
+    fn a_users_channel_is_for_that_user() {
+        let fit = Pattern::parse("a:{sub}:*").expect("a pattern");
+        let fit = fit.fit("a:7:x");
+        for allowed in [Allowed::Anyone, Allowed::Authenticated] {
+            for (user, expected) in
+                [(Some("7"), None), (Some("70"), Some(Code::Forbidden)), (None, Some(Code::Forbidden))]
+            {
+                let who = somebody(user, json!({}));
+                assert_eq!(outcome(allowed, fit, Some(&who)), expected, "{allowed:?} {user:?}");
+            }
+            assert_eq!(outcome(allowed, fit, None), Some(Code::Unauthenticated));
+        }
+        let who = somebody(Some("8"), json!({"subscribe": ["a:{sub}:*"]}));
+        assert_eq!(outcome(Allowed::Granted, Fit::Yes, Some(&who)), Some(Code::Forbidden));
+    }
+
+    #[test]
+    fn history_follows_subscribe_unless_said() {
+        let access = ChannelAccess { rights: ChannelRights::all(Allowed::Granted), fit: Fit::Yes };
+        let may = |claim: Value| access.check(Action::History, "a", Some(&somebody(None, claim))).is_ok();
+        assert!(may(json!({"subscribe": ["a"]})));
+        assert!(may(json!({"history": ["a"]})));
+        assert!(!may(json!({"subscribe": ["a"], "history": []})));
+        assert!(!may(json!({"publish": ["a"]})));
+    }
+
+    #[test]
+    fn a_claim_that_cannot_be_read_is_refused() {
+        for claim in [
+            json!("*"),
+            json!({"subscribe": "*"}),
+            json!({"subscribe": [1]}),
+            json!({"subscribe": ["a b"]}),
+            json!({"subscibe": ["a"]}),
+            json!({"publish": vec!["a"; PATTERNS_MAX + 1]}),
+        ] {
+            assert!(Grants::of_claim(Some(&claim)).is_err(), "{claim}");
+        }
+        assert_eq!(Grants::of_claim(None), Ok(Grants::default()));
+    }
+}
