@@ -26,7 +26,7 @@ enum Rule {
     /// `*`: all pages, without cookies.
     All,
     /// Exactly this one.
-    Exact(String),
+    Exact(Arc<str>),
     /// `https://*.example.com:8443`, as what comes before the star, and after.
     Below(String, String),
 }
@@ -38,8 +38,10 @@ pub(crate) enum Origin {
     Absent,
     /// From one of the server's own pages.
     Own,
-    /// From a page on the list.
+    /// From a page that the list names.
     Listed(Arc<str>),
+    /// From a page of a domain that the list names.
+    Below(Arc<str>),
     /// From a page that is allowed because all are: without cookies.
     All,
 }
@@ -52,7 +54,7 @@ impl Origins {
     pub(crate) fn parse(entries: &[String]) -> Result<Self, String> {
         let rule = |entry: &String| match entry.as_str() {
             "*" => Ok(Rule::All),
-            "null" => Ok(Rule::Exact("null".to_owned())),
+            "null" => Ok(Rule::Exact("null".into())),
             entry => {
                 let wrong = || {
                     format!(
@@ -66,9 +68,9 @@ impl Origins {
                         format!("{scheme}://"),
                         format!(".{}", without_default_port(&scheme, domain)),
                     )),
-                    None if is_authority(&authority) => {
-                        Ok(Rule::Exact(format!("{scheme}://{}", without_default_port(&scheme, &authority))))
-                    }
+                    None if is_authority(&authority) => Ok(Rule::Exact(
+                        format!("{scheme}://{}", without_default_port(&scheme, &authority)).into(),
+                    )),
                     _ => Err(wrong()),
                 }
             }
@@ -95,8 +97,8 @@ impl Origins {
         if is_own(origin, host) {
             return Ok(Origin::Own);
         }
-        if self.rules.iter().any(|rule| rule.names(origin)) {
-            return Ok(Origin::Listed(origin.into()));
+        if let Some(found) = self.rules.iter().find_map(|rule| rule.find(origin)) {
+            return Ok(found);
         }
         if self.rules.contains(&Rule::All) {
             return Ok(Origin::All);
@@ -114,7 +116,7 @@ impl Origin {
     /// sends, so the page that made it send them must be one that may.
     pub(crate) fn takes_cookies(&self, request: &Request<'_, '_>) -> bool {
         match self {
-            Self::Own | Self::Listed(_) => true,
+            Self::Own | Self::Listed(_) | Self::Below(_) => true,
             Self::All => false,
             Self::Absent => {
                 let site = request.headers("sec-fetch-site").next();
@@ -129,14 +131,15 @@ impl Origin {
 }
 
 impl Rule {
-    fn names(&self, origin: &str) -> bool {
+    fn find(&self, origin: &str) -> Option<Origin> {
         match self {
-            Self::All => false,
-            Self::Exact(exact) => origin == exact,
+            Self::All => None,
+            Self::Exact(exact) => (origin == &**exact).then(|| Origin::Listed(Arc::clone(exact))),
             Self::Below(scheme, domain) => origin
                 .strip_prefix(scheme.as_str())
                 .and_then(|authority| authority.strip_suffix(domain.as_str()))
-                .is_some_and(|label| !label.is_empty() && label.bytes().all(is_label_byte)),
+                .filter(|label| !label.is_empty() && label.bytes().all(is_label_byte))
+                .map(|_| Origin::Below(origin.into())),
         }
     }
 }
@@ -242,9 +245,13 @@ mod tests {
         ] {
             let judged =
                 with("GET", &format!("Host: h.net\r\nOrigin: {origin}"), |request| list.judge(request));
-            let expected =
-                if allowed { Ok(Origin::Listed(origin.into())) } else { Err(Code::OriginNotAllowed) };
-            assert_eq!(judged.map_err(|problem| problem.code), expected, "{origin}");
+            match judged {
+                Ok(Origin::Listed(found) | Origin::Below(found)) => {
+                    assert!(allowed && *found == *origin, "{origin}");
+                }
+                Ok(other) => panic!("{origin}: {other:?}"),
+                Err(problem) => assert!(!allowed && problem.code == Code::OriginNotAllowed, "{origin}"),
+            }
         }
     }
 
@@ -321,6 +328,6 @@ mod tests {
         ] {
             assert!(Origins::parse(&[entry.to_owned()]).is_err(), "{entry:?}");
         }
-        assert_eq!(origins(&["HTTPS://A.net:443"]).rules, [Rule::Exact("https://a.net".to_owned())]);
+        assert_eq!(origins(&["HTTPS://A.net:443"]).rules, [Rule::Exact("https://a.net".into())]);
     }
 }

@@ -1,10 +1,14 @@
-//! Answers as bytes: heads, problems, caching. Must not know what is asked.
+//! Answers as bytes: heads, problems, caching, what pages may see. Must not know what is asked.
+
+use std::sync::Arc;
 
 use tidewire_core::http1::{ResponseHead, Version};
 use tidewire_core::{Code, Problem};
 
+use crate::access::origin::EXPOSE_HEADERS;
+
 /// What of a request decides the form of its answer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Exchange {
     /// Whether the connection serves another request afterwards.
     pub(crate) keep_alive: bool,
@@ -12,20 +16,57 @@ pub(crate) struct Exchange {
     pub(crate) version: Version,
     /// `HEAD`: no body.
     pub(crate) head_only: bool,
+    /// Not everybody would get this answer: caches must not keep it for others.
+    pub(crate) private: bool,
+    /// The page that may read the answer.
+    pub(crate) cors: Cors,
+}
+
+/// What browsers are told of who may read an answer (Fetch, "CORS protocol").
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) enum Cors {
+    /// Nothing: there are no pages but the server's own.
+    #[default]
+    Silent,
+    /// No page asked, but to one that did the answer would be another.
+    Varies,
+    /// This page, with what comes of its cookies. There are few: the list names each.
+    Page(Arc<str>),
+    /// Likewise, but there may be any number.
+    Other(Arc<str>),
+    /// Any page.
+    All,
 }
 
 impl Exchange {
     /// The exchange of a request that nobody could read.
-    pub(crate) const BROKEN: Self = Self { keep_alive: false, version: Version::Http11, head_only: false };
+    pub(crate) const BROKEN: Self = Self {
+        keep_alive: false,
+        version: Version::Http11,
+        head_only: false,
+        private: false,
+        cors: Cors::Silent,
+    };
 
     /// Begins an answer. The caller adds fields and ends the head.
     pub(crate) fn head<'o>(&self, out: &'o mut Vec<u8>, status: u16) -> ResponseHead<'o> {
         let head = ResponseHead::new(out, status);
-        match (self.keep_alive, self.version) {
+        let head = match (self.keep_alive, self.version) {
             (false, _) => head.field("Connection", "close"),
             (true, Version::Http10) => head.field("Connection", "keep-alive"),
             (true, Version::Http11) => head,
-        }
+        };
+        let (allowed, with_cookies) = match &self.cors {
+            Cors::Silent => return head,
+            Cors::Varies => return head.field("Vary", "Origin"),
+            Cors::Page(origin) | Cors::Other(origin) => (&**origin, true),
+            Cors::All => ("*", false),
+        };
+        let head = head
+            .field("Vary", "Origin")
+            .field("Access-Control-Allow-Origin", allowed)
+            .field("Access-Control-Expose-Headers", EXPOSE_HEADERS);
+        if with_cookies { head.field("Access-Control-Allow-Credentials", "true") } else { head }
     }
 
     /// A whole answer.
@@ -60,6 +101,7 @@ impl Exchange {
             Code::UpgradeRequired => {
                 all.extend([("Sec-WebSocket-Version", "13"), ("Upgrade", "websocket")]);
             }
+            Code::Unauthenticated => all.push(("WWW-Authenticate", "Bearer")),
             Code::Unavailable | Code::StorageFull | Code::StorageFailed => all.push(("Retry-After", "2")),
             _ => {}
         }

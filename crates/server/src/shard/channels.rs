@@ -38,7 +38,7 @@ pub(super) struct Member {
 }
 
 /// What the members of a group have in common: the bytes that an event is to them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Bytewise {
     /// Frames of one form, one event after the other.
     Frames(Form),
@@ -124,16 +124,16 @@ impl LocalChannel {
         connections: &mut Slab<Connection>,
         member: Member,
         cursor: u64,
-        bytewise: Bytewise,
+        bytewise: &Bytewise,
     ) -> bool {
         let has_batch = self.batch.as_ref().is_some_and(|batch| batch.to == cursor);
         if !has_batch && self.reached != cursor {
             return false;
         }
         self.leave(connections, member);
-        let found = self.groups.iter().position(|group| group.bytewise == bytewise);
+        let found = self.groups.iter().position(|group| group.bytewise == *bytewise);
         let number = found.unwrap_or_else(|| {
-            self.groups.push(Group { bytewise, members: Vec::new(), sent: 0 });
+            self.groups.push(Group { bytewise: bytewise.clone(), members: Vec::new(), sent: 0 });
             self.groups.len() - 1
         });
         let group = &mut self.groups[number];

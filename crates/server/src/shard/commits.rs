@@ -77,11 +77,11 @@ impl Shard {
     /// Owes the connection an answer that is known already, but must come after those it is owed.
     pub(super) fn owe_problem(&mut self, id: u32, exchange: Exchange, problem: Problem) {
         let serial = self.connections[id as usize].serial;
+        self.connections[id as usize].finishing |= !exchange.keep_alive;
         let waiter = wait(&mut self.awaited, self.index, id, serial, Answer::Http(exchange));
         if let Some(disk) = self.hub.disk() {
             disk.commits.push(Order::Refuse { waiter, problem });
         }
-        self.connections[id as usize].finishing |= !exchange.keep_alive;
         self.note_owed(id);
     }
 
@@ -89,10 +89,10 @@ impl Shard {
     pub(super) fn delete(&mut self, id: u32, name: &ChannelName, exchange: Exchange) -> Result<(), Problem> {
         let (shard, awaited) = (self.index, &mut self.awaited);
         let serial = self.connections[id as usize].serial;
-        let waiter = || wait(awaited, shard, id, serial, Answer::Deleted(exchange));
+        let waiter = || wait(awaited, shard, id, serial, Answer::Deleted(exchange.clone()));
         if self.hub.delete(name, waiter)? {
             exchange.answer(&mut self.out, 204, &[], b"");
-            self.after_answer(id, exchange);
+            self.after_answer(id, exchange.keep_alive);
         } else {
             self.connections[id as usize].finishing |= !exchange.keep_alive;
             self.note_owed(id);

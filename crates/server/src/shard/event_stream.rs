@@ -32,8 +32,8 @@ impl Shard {
         // The stream ends with the connection, so nothing can follow it.
         let exchange = Exchange { keep_alive: false, ..exchange };
         if exchange.head_only {
-            self.push_head(exchange);
-            self.after_answer(id, exchange);
+            self.push_head(&exchange);
+            self.after_answer(id, exchange.keep_alive);
             return Ok(());
         }
         for name in &read.channels {
@@ -42,7 +42,7 @@ impl Shard {
                 return Err(problem);
             }
         }
-        self.push_head(exchange);
+        self.push_head(&exchange);
         let state_first = self.begin_stream(id, &read, since.as_ref(), requested.unwrap_or_default());
         let liveness = Liveness::new(self.now_ms, &self.settings.limits, u64::from(id));
         self.connections[id as usize].protocol = Protocol::EventStream { liveness, several: read.several };
@@ -54,7 +54,7 @@ impl Shard {
         Ok(())
     }
 
-    fn push_head(&mut self, exchange: Exchange) {
+    fn push_head(&mut self, exchange: &Exchange) {
         exchange
             .head(&mut self.out, 200)
             .field("Content-Type", "text/event-stream")

@@ -116,11 +116,11 @@ impl Shard {
                 Written::All => {
                     self.counters.add_delivered(encoded.ends.len(), encoded.bytes.len());
                     local.groups[group].sent += 1;
-                    if let Bytewise::Poll(reply) = bytewise {
-                        self.finish_long_poll(member.connection, reply.exchange);
+                    if let Bytewise::Poll(reply) = &bytewise {
+                        self.finish_long_poll(member.connection, reply.exchange.keep_alive);
                     }
                 }
-                Written::Part(taken) => self.leave_behind(number, member, bytewise, &encoded, taken),
+                Written::Part(taken) => self.leave_behind(number, member, &bytewise, &encoded, taken),
                 Written::Broken => self.close(member.connection),
             }
         }
@@ -129,11 +129,11 @@ impl Shard {
     /// The bytes of the batch for a group, made once.
     fn encoded(&mut self, number: u32, group: usize) -> Option<(Bytewise, Encoded)> {
         let local = &mut self.channels[number as usize];
-        let bytewise = local.groups[group].bytewise;
+        let bytewise = local.groups[group].bytewise.clone();
         let batch = local.batch.as_mut()?;
         if batch.encoded.is_none() {
-            batch.encoded = Some(match bytewise {
-                Bytewise::Frames(form) => concatenated(&batch.events, form, &mut self.deflater),
+            batch.encoded = Some(match &bytewise {
+                Bytewise::Frames(form) => concatenated(&batch.events, *form, &mut self.deflater),
                 Bytewise::Poll(reply) => {
                     let bytes = reply.answer(&local.channel, local.reached, &batch.events, batch.more);
                     Encoded { bytes, ends: Vec::new() }
@@ -149,7 +149,7 @@ impl Shard {
         &mut self,
         number: u32,
         member: Member,
-        bytewise: Bytewise,
+        bytewise: &Bytewise,
         encoded: &Encoded,
         taken: usize,
     ) {
@@ -163,9 +163,9 @@ impl Shard {
         match bytewise {
             Bytewise::Poll(reply) => {
                 connection.pending = encoded.bytes.slice(taken..);
-                self.finish_long_poll(member.connection, reply.exchange);
+                self.finish_long_poll(member.connection, reply.exchange.keep_alive);
             }
-            Bytewise::Frames(form) => {
+            &Bytewise::Frames(form) => {
                 // Frames before `under_way` are out whole.
                 let under_way = encoded.ends.partition_point(|end| *end <= taken);
                 let start = if under_way == 0 { 0 } else { encoded.ends[under_way - 1] };

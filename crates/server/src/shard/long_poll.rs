@@ -13,7 +13,7 @@ use tidewire_core::{ChannelName, Event, EventId, Problem, Since};
 use super::Shard;
 use super::connection::Protocol;
 use super::timers::late;
-use crate::http::answer::Exchange;
+use crate::http::answer::{Cors, Exchange};
 use crate::http::read::{Begin, Missing, Reader, begin_anew, gather, joined_cursor};
 use crate::http::route::{LIMIT_DEFAULT, ReadRequest};
 use crate::hub::Channel;
@@ -21,7 +21,7 @@ use crate::metrics::Transport;
 
 /// What the form of a poll's answer depends on, apart from the events. Held polls with the same reply at the
 /// same position get the same bytes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Reply {
     pub(super) exchange: Exchange,
     limit: usize,
@@ -107,12 +107,13 @@ impl Reply {
 
     /// PROTOCOL.md section 2.2.
     fn cache_control(&self, answer: &Answer) -> &'static str {
-        if self.since_is_latest || (self.holds && !answer.has_events) {
-            "no-store"
-        } else if self.since_is_cursor && answer.has_events && (self.holds || answer.more) {
-            "public, max-age=60"
-        } else {
-            "public, no-cache"
+        let is_for_all_time = self.since_is_cursor && answer.has_events && (self.holds || answer.more);
+        match (is_for_all_time, self.exchange.private) {
+            _ if self.since_is_latest || (self.holds && !answer.has_events) => "no-store",
+            (true, false) => "public, max-age=60",
+            (true, true) => "private, max-age=60",
+            (false, false) => "public, no-cache",
+            (false, true) => "private, no-cache",
         }
     }
 }
@@ -128,12 +129,13 @@ fn etag(from: &[EventId], to: &[EventId], more: bool, gap: Option<&[u8]>) -> Str
 }
 
 impl LongPoll {
-    /// How it is answered together with others; `None` if it must be answered alone. Unusual limits
-    /// are, so that nobody can make a channel keep a group for each number.
+    /// How it is answered together with others; `None` if it must be answered alone. Unusual limits and
+    /// origins are, so that nobody can make a channel keep a group for each.
     pub(super) fn reply(&self) -> Option<Reply> {
         let is_usual =
             !self.reply.several && self.reply.limit == LIMIT_DEFAULT && self.if_none_match.is_none();
-        (is_usual && !self.at_once && self.gap.is_none()).then_some(self.reply)
+        let is_usual = is_usual && !matches!(self.reply.exchange.cors, Cors::Other(_));
+        (is_usual && !self.at_once && self.gap.is_none()).then(|| self.reply.clone())
     }
 
     /// The most events of its answer.
@@ -143,7 +145,7 @@ impl LongPoll {
 
     /// How its request is answered.
     pub(super) fn exchange(&self) -> Exchange {
-        self.reply.exchange
+        self.reply.exchange.clone()
     }
 }
 
@@ -226,7 +228,7 @@ impl Shard {
         } else {
             reply.push(&mut self.out, answer);
         }
-        self.after_answer(id, reply.exchange);
+        self.after_answer(id, reply.exchange.keep_alive);
     }
 
     fn hold(&mut self, id: u32, poll: LongPoll, from: &[EventId]) -> Result<(), Problem> {
@@ -258,7 +260,7 @@ impl Shard {
                 let same =
                     poll.if_none_match.as_deref().is_some_and(|header| matches_etag(header, &answer.etag));
                 if poll.at_once || ((answer.has_events || answer.has_gap) && !same) {
-                    self.finish_long_poll(id, reply.exchange);
+                    self.finish_long_poll(id, reply.exchange.keep_alive);
                     self.push_answer(id, &reply, &answer, same);
                 }
             }
@@ -270,7 +272,7 @@ impl Shard {
         let Some((reply, answer)) = self.held_answer(id) else { return };
         let Protocol::LongPoll(poll) = &self.connections[id as usize].protocol else { return };
         let if_none_match = poll.if_none_match.clone();
-        self.finish_long_poll(id, reply.exchange);
+        self.finish_long_poll(id, reply.exchange.keep_alive);
         match answer {
             Ok(answer) => {
                 let same = if_none_match.is_some_and(|header| matches_etag(&header, &answer.etag));
@@ -278,7 +280,7 @@ impl Shard {
             }
             Err(OnDisk(..)) => {
                 reply.exchange.problem(&mut self.out, &late(), &[]);
-                self.after_answer(id, reply.exchange);
+                self.after_answer(id, reply.exchange.keep_alive);
             }
         }
         if self.connections.contains(id as usize) {
@@ -304,15 +306,15 @@ impl Shard {
             limit: poll.reply.limit,
             wait_ms: None,
         };
-        Some((poll.reply, self.read_answer(readers, &read, &poll.reply, poll.gap.as_deref())))
+        Some((poll.reply.clone(), self.read_answer(readers, &read, &poll.reply, poll.gap.as_deref())))
     }
 
     /// A held poll is answered: the connection waits for its next request, or closes.
-    pub(super) fn finish_long_poll(&mut self, id: u32, exchange: Exchange) {
+    pub(super) fn finish_long_poll(&mut self, id: u32, keep_alive: bool) {
         self.unsubscribe_all(id);
         self.counters.change(Transport::LongPoll, Transport::Http);
         self.connections[id as usize].protocol = self.between_requests();
-        if !exchange.keep_alive {
+        if !keep_alive {
             self.connections[id as usize].ended = true;
         }
         self.queue(id);

@@ -250,7 +250,7 @@ impl Shard {
                 let subscription = self.connections[id as usize].subscriptions[slot as usize];
                 let local = &mut self.channels[subscription.channel as usize];
                 let member = Member { connection: id, slot };
-                local.join(&mut self.connections, member, subscription.cursor, bytewise);
+                local.join(&mut self.connections, member, subscription.cursor, &bytewise);
             }
         }
     }

@@ -82,9 +82,9 @@ impl Shard {
             Protocol::LongPoll(poll) => {
                 let exchange = poll.exchange();
                 self.counters.refused.add(1);
-                self.finish_long_poll(id, exchange);
+                self.finish_long_poll(id, exchange.keep_alive);
                 exchange.problem(&mut self.out, problem, &[]);
-                self.after_answer(id, exchange);
+                self.after_answer(id, exchange.keep_alive);
                 if self.connections.contains(id as usize) {
                     self.finish_turn(id);
                 }

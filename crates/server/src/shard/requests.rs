@@ -9,7 +9,7 @@ use tidewire_core::{ChannelName, Code, Problem};
 use super::Shard;
 use super::connection::Protocol;
 use super::long_poll::Reply;
-use crate::http::answer::Exchange;
+use crate::http::answer::{Cors, Exchange};
 use crate::http::pages::{self, Page};
 use crate::http::read::{begin, parse_since};
 use crate::http::route::{ReadRequest, Route};
@@ -23,6 +23,8 @@ impl Shard {
             keep_alive: request.keep_alive && !self.stopping,
             version: request.version,
             head_only: request.method == Method::Head,
+            private: false,
+            cors: Cors::Silent,
         };
         let publishes = request.method == Method::Post;
         if request.body != BodyLength::Known(0) && !publishes {
@@ -33,7 +35,9 @@ impl Shard {
             Ok(Route::Other) if self.page(request.path).is_none() && request.path != "*" => {
                 Err(not_found(request.path))
             }
-            Ok(route) if route.has(request.method) => self.handle_route(id, route, request, exchange, rest),
+            Ok(route) if route.has(request.method) => {
+                self.handle_route(id, route, request, exchange.clone(), rest)
+            }
             Ok(route) => return self.refuse_method(id, &route, exchange),
             Err(problem) => Err(problem),
         };
@@ -44,7 +48,7 @@ impl Shard {
             }
             self.counters.refused.add(1);
             exchange.problem(&mut self.out, &problem, &[]);
-            self.after_answer(id, exchange);
+            self.after_answer(id, exchange.keep_alive);
         }
     }
 
@@ -58,7 +62,7 @@ impl Shard {
     ) -> Result<(), Problem> {
         if request.method == Method::Options {
             exchange.answer(&mut self.out, 204, &[("Allow", route.allow())], b"");
-            self.after_answer(id, exchange);
+            self.after_answer(id, exchange.keep_alive);
             return Ok(());
         }
         match route {
@@ -74,10 +78,12 @@ impl Shard {
                 return self.delete(id, &channel, exchange);
             }
             Route::Channel(channel) => return self.answer_snapshot(id, request, exchange, channel),
-            Route::Health | Route::Ready | Route::Metrics => self.answer_status(&route, request, exchange)?,
-            Route::Other => self.answer_page(request, exchange)?,
+            Route::Health | Route::Ready | Route::Metrics => {
+                self.answer_status(&route, request, &exchange)?
+            }
+            Route::Other => self.answer_page(request, &exchange)?,
         }
-        self.after_answer(id, exchange);
+        self.after_answer(id, exchange.keep_alive);
         Ok(())
     }
 
@@ -105,7 +111,7 @@ impl Shard {
         &mut self,
         route: &Route,
         request: &Request<'_, '_>,
-        exchange: Exchange,
+        exchange: &Exchange,
     ) -> Result<(), Problem> {
         Query::parse(request.query, &[])?;
         let fields = [("Cache-Control", "no-store")];
@@ -129,7 +135,7 @@ impl Shard {
         pages::find(path).filter(|_| self.settings.demo)
     }
 
-    fn answer_page(&mut self, request: &Request<'_, '_>, exchange: Exchange) -> Result<(), Problem> {
+    fn answer_page(&mut self, request: &Request<'_, '_>, exchange: &Exchange) -> Result<(), Problem> {
         let page = self.page(request.path).ok_or_else(|| not_found(request.path))?;
         let etag = page.etag();
         if request.header("if-none-match")?.is_some_and(|header| if_none_match(header, &etag)) {
@@ -153,7 +159,7 @@ impl Shard {
         let problem = Problem::new(Code::MethodNotAllowed, format!("this route has {}", route.allow()));
         exchange.problem(&mut self.out, &problem, &[("Allow", route.allow())]);
         self.counters.refused.add(1);
-        self.after_answer(id, exchange);
+        self.after_answer(id, exchange.keep_alive);
     }
 
     /// Answers what is no request, or one that cannot be read on: nobody knows where the next one begins.
@@ -163,7 +169,7 @@ impl Shard {
         }
         self.counters.refused.add(1);
         Exchange::BROKEN.problem(&mut self.out, problem, &[]);
-        self.after_answer(id, Exchange::BROKEN);
+        self.after_answer(id, false);
     }
 
     /// The state of a connection that waits for its next request.
@@ -172,8 +178,8 @@ impl Shard {
     }
 
     /// An answer is in `out`: the connection waits for the next request, or closes once it is written.
-    pub(super) fn after_answer(&mut self, id: u32, exchange: Exchange) {
-        if exchange.keep_alive {
+    pub(super) fn after_answer(&mut self, id: u32, keep_alive: bool) {
+        if keep_alive {
             let connection = &mut self.connections[id as usize];
             if !matches!(connection.protocol, Protocol::Http { .. }) {
                 let next = self.between_requests();

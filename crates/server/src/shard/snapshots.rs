@@ -64,14 +64,15 @@ impl Shard {
     fn push_snapshot(&mut self, id: u32, request: &SnapshotRequest, name: &str, snapshot: &Snapshot) {
         let (events, bytes) = snapshot.retained;
         let etag = format!("\"s{}-{events}-{bytes}\"", snapshot.cursor);
-        let exchange = request.exchange;
+        let exchange = &request.exchange;
+        let cache_control = if exchange.private { "private, no-cache" } else { "public, no-cache" };
         if request.if_none_match.as_deref().is_some_and(|header| if_none_match(header, &etag)) {
-            exchange.not_modified(&mut self.out, &etag, "public, no-cache");
+            exchange.not_modified(&mut self.out, &etag, cache_control);
         } else {
-            let fields = [("ETag", etag.as_str()), ("Cache-Control", "public, no-cache")];
+            let fields = [("ETag", etag.as_str()), ("Cache-Control", cache_control)];
             exchange.json(&mut self.out, 200, &fields, &to_json(name, snapshot));
         }
-        self.after_answer(id, exchange);
+        self.after_answer(id, exchange.keep_alive);
     }
 
     /// Subscribes with the state first; the subscription is there already, and begins where the state ends.
@@ -131,7 +132,7 @@ impl Shard {
             Err(problem) => {
                 self.counters.refused.add(1);
                 request.exchange.problem(&mut self.out, &problem, &[]);
-                self.after_answer(id, request.exchange);
+                self.after_answer(id, request.exchange.keep_alive);
             }
         }
         self.send_answers(Some(id));

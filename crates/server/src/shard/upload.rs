@@ -117,10 +117,10 @@ impl Shard {
 
     fn finish_upload(&mut self, id: u32, upload: Upload) {
         let Upload { publish, body, .. } = upload;
-        let exchange = publish.exchange;
+        let exchange = publish.exchange.clone();
         let outcome = publish
             .event(body)
-            .and_then(|event| self.publish(id, &publish.channel, event, Answer::Http(exchange)));
+            .and_then(|event| self.publish(id, &publish.channel, event, Answer::Http(exchange.clone())));
         match outcome {
             Ok(None) => {
                 self.connections[id as usize].finishing |= !exchange.keep_alive;
@@ -137,7 +137,7 @@ impl Shard {
             }
             Err(problem) => exchange.problem(&mut self.out, &problem, &[]),
         }
-        self.after_answer(id, exchange);
+        self.after_answer(id, exchange.keep_alive);
     }
 }
 
