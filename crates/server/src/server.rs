@@ -11,6 +11,7 @@ use anyhow::Context;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use socket2::{Domain, Protocol, Socket, Type};
 
+use crate::access::Access;
 use crate::clock::{Clock, wall_clock};
 use crate::hub::Hub;
 use crate::listener::{Listener, REFUSALS_MAX};
@@ -66,6 +67,7 @@ impl Server {
     /// If the address cannot be bound, or the system refuses threads or polls.
     pub fn start(settings: Settings) -> anyhow::Result<Self> {
         let durable = open_log(&settings)?;
+        let access = Arc::new(Access::new(Arc::clone(&settings.access), settings.data.as_deref())?);
         let socket = bind(settings.listen)
             .with_context(|| format!("cannot listen on {}; is another program there?", settings.listen))?;
         let address = socket.local_addr()?;
@@ -82,6 +84,7 @@ impl Server {
         let shared = Arc::new(Shared {
             hub: Arc::clone(&hub),
             settings: Arc::clone(&settings),
+            access,
             gauges,
             clock: Clock::start(),
         });

@@ -5,6 +5,9 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use crate::access::identity::ChannelAccess;
+use crate::access::pattern::Fit;
+use crate::access::settings::{AccessSettings, Allowed, ChannelRights};
 use anyhow::{Context, bail, ensure};
 use serde::Deserialize;
 use tidewire_core::limits::{Durability, Limits, Policy, Retention, StateKind};
@@ -27,6 +30,8 @@ pub struct Settings {
     pub data: Option<PathBuf>,
     /// All bounds.
     pub limits: Limits,
+    /// Who may do what.
+    pub(crate) access: Arc<AccessSettings>,
     policy: Arc<Policy>,
     by_pattern: Vec<(String, Arc<Policy>)>,
 }
@@ -230,6 +235,7 @@ impl Settings {
             demo,
             data,
             limits,
+            access: Arc::default(),
             policy: Arc::new(Policy::new(durability, state, retention)),
             by_pattern,
         })
@@ -243,6 +249,18 @@ impl Settings {
         };
         let found = self.by_pattern.iter().find(|(pattern, _)| fits(pattern));
         found.map_or(&self.policy, |(_, policy)| policy)
+    }
+
+    pub(crate) fn opens_everything(&self) -> bool {
+        true
+    }
+
+    pub(crate) fn lets_strangers_in(&self) -> bool {
+        true
+    }
+
+    pub(crate) fn access_of<'c>(&self, _channel: &'c str) -> ChannelAccess<'c> {
+        ChannelAccess { rights: ChannelRights::all(Allowed::Anyone), fit: Fit::Yes }
     }
 
     /// The longest time for which any channel remembers idempotency keys.

@@ -27,6 +27,12 @@ impl CloseCode {
     pub const NO_SIGN_OF_LIFE: Self = Self(4002);
     /// Raw mode cannot tell of a gap in another way.
     pub const GAP: Self = Self(4003);
+    /// The token has expired: connect again with a new one, and resume.
+    pub const TOKEN_EXPIRED: Self = Self(4004);
+    /// The user's tokens are not good any more: do not come again with the same.
+    pub const REVOKED: Self = Self(4005);
+    /// The application ended the connection: connect again, and resume.
+    pub const DISCONNECTED: Self = Self(4006);
 
     /// Whether a peer may send this code: the registered ones and the ranges for libraries and
     /// applications, without those that stand for "no code".

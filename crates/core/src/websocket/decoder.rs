@@ -48,7 +48,8 @@ impl<'i> Input<'i> {
         self.bytes.len() - self.at
     }
 
-    fn rest(&self) -> &[u8] {
+    /// The bytes that are left.
+    pub fn rest(&self) -> &[u8] {
         &self.bytes[self.at..]
     }
 

@@ -10,6 +10,7 @@ use super::json::push_string_bytes;
 use crate::channel::ChannelName;
 use crate::error::{Code, Problem};
 use crate::id::EventId;
+use crate::time::Timestamp;
 
 /// The longest string that a client's message may have as its `id`, in characters.
 const MESSAGE_ID_CHARS_MAX: usize = 64;
@@ -45,6 +46,11 @@ pub enum ClientMessage<'a> {
         /// The event's members.
         publish: Box<PublishMessage<'a>>,
     },
+    /// Go on with a new token.
+    Refresh {
+        /// The token.
+        token: Cow<'a, str>,
+    },
     /// Answer with `pong`.
     Ping,
 }
@@ -77,6 +83,8 @@ struct RawMessage<'a> {
     r#type: Option<Cow<'a, str>>,
     #[serde(borrow, default)]
     channel: Option<Cow<'a, str>>,
+    #[serde(borrow, default)]
+    token: Option<Cow<'a, str>>,
     #[serde(borrow, default)]
     since: Option<Cow<'a, str>>,
     #[serde(default)]
@@ -147,6 +155,7 @@ impl<'a> ClientMessage<'a> {
             }
             "unsubscribe" => Ok(Self::Unsubscribe { channel: channel()? }),
             "ping" => Ok(Self::Ping),
+            "refresh" => Ok(Self::Refresh { token: raw.token.ok_or_else(|| missing("token"))? }),
             "publish" => {
                 let channel = channel()?;
                 let data = match (raw.data, raw.data_base64, raw.content_type) {
@@ -166,8 +175,9 @@ impl<'a> ClientMessage<'a> {
             }
             other => {
                 let shown: String = other.chars().take(32).collect();
-                let detail =
-                    format!("unknown type {shown:?}; known are subscribe, unsubscribe, publish and ping");
+                let detail = format!(
+                    "unknown type {shown:?}; known are subscribe, unsubscribe, publish, refresh and ping"
+                );
                 Err(Problem::new(Code::UnknownType, detail))
             }
         }
@@ -211,7 +221,7 @@ fn invalid(detail: &'static str) -> Problem {
 
 /// What the server replies, as JSON texts. Channel names and ids need no escaping by their alphabets.
 pub mod server {
-    use super::{EventId, MessageId, Problem, push_string_bytes};
+    use super::{EventId, MessageId, Problem, Timestamp, push_string_bytes};
 
     fn finish(mut out: Vec<u8>, id: MessageId<'_>) -> Vec<u8> {
         if let Some(id) = id {
@@ -244,6 +254,16 @@ pub mod server {
     /// `pong`.
     pub fn pong(id: MessageId<'_>) -> Vec<u8> {
         finish(b"{\"type\":\"pong\"".to_vec(), id)
+    }
+
+    /// `refreshed`: the new token holds, until then.
+    pub fn refreshed(expires_at: Timestamp, id: MessageId<'_>) -> Vec<u8> {
+        finish(format!("{{\"type\":\"refreshed\",\"expires_at\":\"{expires_at}\"").into_bytes(), id)
+    }
+
+    /// `expired`: the token has; the connection ends after this time, unless a new one comes.
+    pub fn expired(close_after_ms: u64) -> Vec<u8> {
+        format!("{{\"type\":\"expired\",\"close_after_ms\":{close_after_ms}}}").into_bytes()
     }
 
     /// `gap`: what [`crate::wire::poll::gap`] makes, with its type.

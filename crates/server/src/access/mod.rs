@@ -1,8 +1,150 @@
 //! Who may do what: tokens, tickets, rights, origins. Must not know sockets, shards or transports.
 #![allow(dead_code)]
 
+pub(crate) mod credentials;
 pub(crate) mod identity;
 pub(crate) mod origin;
 pub(crate) mod pattern;
+pub(crate) mod revocations;
 pub(crate) mod settings;
 pub(crate) mod tickets;
+pub(crate) mod token;
+
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::Context;
+use subtle::ConstantTimeEq;
+use tidewire_core::http1::Request;
+use tidewire_core::{Code, Problem};
+
+use credentials::Credentials;
+use identity::{Grants, Identity};
+use origin::{Origin, Origins};
+use revocations::Revocations;
+use settings::AccessSettings;
+use tickets::Tickets;
+use token::{Refusal, Verifier};
+
+/// All that decides who may come in, shared by the shards.
+#[derive(Debug)]
+pub(crate) struct Access {
+    pub(crate) settings: Arc<AccessSettings>,
+    pub(crate) origins: Origins,
+    pub(crate) tickets: Tickets,
+    pub(crate) revocations: Revocations,
+    verifier: Verifier,
+    /// Whether anybody can show who they are; if not, nobody is asked to.
+    authenticates: bool,
+}
+
+/// Somebody, or nobody in particular.
+pub(crate) type Who = Option<Arc<Identity>>;
+
+/// What stands between a request and its answer.
+#[derive(Debug)]
+pub(crate) enum Stopped {
+    /// It is refused.
+    Refused(Problem),
+    /// The keys of this issuer must be fetched first.
+    KeysWanted(usize),
+}
+
+impl From<Problem> for Stopped {
+    fn from(problem: Problem) -> Self {
+        Self::Refused(problem)
+    }
+}
+
+impl Access {
+    /// Reads keys and what was revoked.
+    ///
+    /// # Errors
+    /// Says which file or setting is wrong.
+    pub(crate) fn new(settings: Arc<AccessSettings>, data: Option<&Path>) -> anyhow::Result<Self> {
+        let origins = Origins::parse(&settings.origins).map_err(anyhow::Error::msg).context("origins")?;
+        let tokens = &settings.tokens;
+        Ok(Self {
+            origins,
+            tickets: Tickets::new(tokens.ticket_ms, tokens.tickets),
+            revocations: Revocations::open(data, tokens.revocation_ms, tokens.revocations)?,
+            verifier: Verifier::new(&settings)?,
+            authenticates: settings.authenticates(),
+            settings,
+        })
+    }
+
+    /// Whether anybody can show who they are. If not, everybody may do everything.
+    pub(crate) fn authenticates(&self) -> bool {
+        self.authenticates
+    }
+
+    /// Who sent a request. `now_ms` is monotonic, `wall_ms` is Unix time; `last_try` is for when the keys that a
+    /// token wanted have been asked for.
+    ///
+    /// # Errors
+    /// [`Stopped`].
+    pub(crate) fn identify(
+        &self,
+        request: &Request<'_, '_>,
+        origin: &Origin,
+        (now_ms, wall_ms): (u64, u64),
+        last_try: bool,
+    ) -> Result<Who, Stopped> {
+        if !self.authenticates {
+            return Ok(None);
+        }
+        let cookie = self.settings.tokens.cookie.as_deref();
+        match Credentials::find(request, cookie, origin)? {
+            Credentials::None => Ok(None),
+            Credentials::Ticket(ticket) => {
+                let who = self.tickets.spend(ticket, now_ms)?;
+                who.as_deref().map_or(Ok(()), |who| self.revocations.check(who))?;
+                Ok(who)
+            }
+            Credentials::Bearer(key) if self.is_admin_key(key) => Ok(Some(Arc::new(Identity::admin()))),
+            Credentials::Bearer(token) | Credentials::Cookie(token) => {
+                self.identify_token(token, wall_ms, last_try).map(Some)
+            }
+        }
+    }
+
+    /// Whose token this is.
+    ///
+    /// # Errors
+    /// [`Stopped`].
+    pub(crate) fn identify_token(
+        &self,
+        token: &str,
+        wall_ms: u64,
+        last_try: bool,
+    ) -> Result<Arc<Identity>, Stopped> {
+        let claims = self.verifier.verify(token, wall_ms).map_err(|refusal| match refusal {
+            Refusal::KeysWanted(issuer) if !last_try => Stopped::KeysWanted(issuer),
+            refusal => Stopped::Refused(refusal.into()),
+        })?;
+        let grants = Grants::of_claim(claims.rights.as_ref()).map_err(|wrong| {
+            let detail = format!("the token's rights cannot be read: {wrong}");
+            Problem::new(Code::Unauthenticated, detail)
+        })?;
+        let who = Identity {
+            user: claims.user,
+            is_admin: false,
+            grants,
+            expires_at_ms: Some(claims.expires_at_ms),
+            issued_at_ms: claims.issued_at_ms,
+        };
+        self.revocations.check(&who)?;
+        Ok(Arc::new(who))
+    }
+
+    /// Gets the keys that a token wants; `done` is called when they are there, or cannot be had now.
+    pub(crate) fn fetch_keys(&self, issuer: usize, done: impl FnOnce() + Send + 'static) {
+        self.verifier.fetch(issuer, Box::new(done));
+    }
+
+    fn is_admin_key(&self, key: &str) -> bool {
+        let admin_key = self.settings.admin_key.as_ref();
+        admin_key.is_some_and(|admin_key| bool::from(admin_key.0.ct_eq(key.as_bytes())))
+    }
+}

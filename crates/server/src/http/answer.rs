@@ -110,6 +110,13 @@ impl Exchange {
     }
 }
 
+impl Cors {
+    /// Whether it lets a page read.
+    pub(crate) fn names_page(&self) -> bool {
+        matches!(self, Self::Page(_) | Self::Other(_) | Self::All)
+    }
+}
+
 /// The answer to a connection over the limit.
 pub(crate) fn unavailable(out: &mut Vec<u8>) {
     let detail = "the server has as many connections as it may, or is going away; try again in a moment";

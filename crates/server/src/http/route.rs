@@ -21,6 +21,8 @@ pub(crate) enum Route {
     Events,
     /// `/v1/ws`
     WebSocket,
+    /// `/v1/tickets`
+    Tickets,
     /// `/healthz`
     Health,
     /// `/readyz`
@@ -50,6 +52,7 @@ impl Route {
             (Some("v1"), Some("channels"), Some(name), None, None) => Self::Channel(channel(name)?),
             (Some("v1"), Some("events"), None, None, None) => Self::Events,
             (Some("v1"), Some("ws"), None, None, None) => Self::WebSocket,
+            (Some("v1"), Some("tickets"), None, None, None) => Self::Tickets,
             (Some("healthz"), None, None, None, None) => Self::Health,
             (Some("readyz"), None, None, None, None) => Self::Ready,
             (Some("metrics"), None, None, None, None) => Self::Metrics,
@@ -57,11 +60,17 @@ impl Route {
         })
     }
 
+    /// Whether who asks makes a difference.
+    pub(crate) fn asks_who(&self) -> bool {
+        !matches!(self, Self::Health | Self::Ready | Self::Metrics | Self::Other)
+    }
+
     /// The methods of the route, as `Allow` lists them.
     pub(crate) fn allow(&self) -> &'static str {
         match self {
             Self::ChannelEvents(_) => "GET, HEAD, POST, OPTIONS",
             Self::Channel(_) => "GET, HEAD, DELETE, OPTIONS",
+            Self::Tickets => "POST, OPTIONS",
             _ => "GET, HEAD, OPTIONS",
         }
     }
@@ -69,8 +78,9 @@ impl Route {
     /// Whether the route has the method.
     pub(crate) fn has(&self, method: Method) -> bool {
         match method {
-            Method::Get | Method::Head | Method::Options => true,
-            Method::Post => matches!(self, Self::ChannelEvents(_)),
+            Method::Options => true,
+            Method::Get | Method::Head => !matches!(self, Self::Tickets),
+            Method::Post => matches!(self, Self::ChannelEvents(_) | Self::Tickets),
             Method::Delete => matches!(self, Self::Channel(_)),
             Method::Other => false,
         }
@@ -106,10 +116,10 @@ impl ReadRequest {
     ) -> Result<Self, Problem> {
         let streams = request.accepts_event_stream();
         let known: &[&str] = match (&channel, streams) {
-            (Some(_), true) => &["since", "snapshot"],
-            (Some(_), false) => &["since", "limit", "wait"],
-            (None, true) => &["channel", "since"],
-            (None, false) => &["channel", "since", "limit", "wait"],
+            (Some(_), true) => &["since", "snapshot", "ticket"],
+            (Some(_), false) => &["since", "limit", "wait", "ticket"],
+            (None, true) => &["channel", "since", "ticket"],
+            (None, false) => &["channel", "since", "limit", "wait", "ticket"],
         };
         let query = Query::parse(request.query, known)?;
         let several = channel.is_none();

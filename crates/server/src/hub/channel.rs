@@ -184,6 +184,19 @@ impl Channel {
         Located { position, resumed_from: self.id(head.min(floor + 1)) }
     }
 
+    /// As [`Self::locate`] for somebody who may not read what was published before: they begin now, and are told
+    /// of a gap if that is not where they were.
+    pub fn locate_for(&self, start: Start, may_read_back: bool) -> Located {
+        if may_read_back {
+            return self.locate(start);
+        }
+        let mut located = self.locate(Start::Latest);
+        let now = located.position.after;
+        located.position.gap = !matches!(start, Start::Latest) && start != Start::After(now);
+        located.resumed_from = self.id(now);
+        located
+    }
+
     /// Appends events after `after` to `out`; see [`ChannelLog::read`]. Gives the newest offset.
     ///
     /// # Errors

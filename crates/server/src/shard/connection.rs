@@ -9,6 +9,7 @@ use mio::net::TcpStream;
 use tidewire_core::liveness::Liveness;
 
 use super::channels::Subscription;
+use super::leases::Lease;
 use super::long_poll::LongPoll;
 use super::snapshots::SnapshotRequest;
 use super::upload::Upload;
@@ -39,6 +40,10 @@ pub(super) struct Connection {
     pub(super) end_announced: bool,
     /// In the shard's queue of connections with work left.
     pub(super) queued: bool,
+    /// Who its stream belongs to, if somebody.
+    pub(super) lease: Option<Box<Lease>>,
+    /// Whether somebody else decides about its next request.
+    pub(super) decision: Decision,
     /// It publishes faster than the fan-out or the disk goes, and is not read until that caught up.
     pub(super) paused: bool,
     /// Its last request has come: it closes once it has its answers.
@@ -53,6 +58,17 @@ pub(super) struct Connection {
     pub(super) chunk: Option<Arc<Chunk>>,
     /// Nothing more will come from the peer.
     pub(super) ended: bool,
+}
+
+/// How far the decision about a request is that the shard cannot make by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Decision {
+    /// There is none to make.
+    Needless,
+    /// It is being made; until then nothing is read.
+    Awaited,
+    /// It is made, for the request that comes next.
+    Made,
 }
 
 /// What a connection is doing.
@@ -113,6 +129,8 @@ impl Connection {
             unread: false,
             end_announced: false,
             queued: false,
+            lease: None,
+            decision: Decision::Needless,
             paused: false,
             finishing: false,
             loading: false,
@@ -171,7 +189,12 @@ impl Connection {
 
     /// Whether what comes from the peer may be acted on now.
     pub(super) fn takes_input(&self) -> bool {
-        !self.paused && !self.finishing && self.owed < OWED_MAX
+        !self.paused && !self.finishing && self.owed < OWED_MAX && !self.awaits_decision()
+    }
+
+    /// Whether somebody else is deciding about its request.
+    pub(super) fn awaits_decision(&self) -> bool {
+        self.decision == Decision::Awaited
     }
 
     /// Whether the connection can take a new message now: it is neither blocked nor in the middle of one.

@@ -5,10 +5,12 @@ use tidewire_core::cursor::Start;
 use tidewire_core::http1::Request;
 use tidewire_core::liveness::Liveness;
 use tidewire_core::wire::{poll, sse};
-use tidewire_core::{EventId, Problem};
+use tidewire_core::{EventId, Problem, Since};
 
 use super::Shard;
 use super::connection::Protocol;
+use crate::access::Who;
+use crate::access::identity::Action;
 use crate::http::answer::Exchange;
 use crate::http::read::{joined_cursor, parse_since};
 use crate::http::route::ReadRequest;
@@ -23,12 +25,22 @@ impl Shard {
         id: u32,
         request: &Request<'_, '_>,
         exchange: Exchange,
+        who: Who,
         read: ReadRequest,
     ) -> Result<(), Problem> {
         // EventSource sends the last id it has on its own, which is newer than what the URL says.
         let last_event_id = request.header("last-event-id")?.filter(|id| !id.is_empty());
         let requested = last_event_id.or(read.since.as_deref());
         let since = parse_since(requested)?;
+        let reads_back = read.snapshot || since == Some(Since::Earliest);
+        let mut may_read_back = true;
+        for name in &read.channels {
+            self.check(who.as_deref(), Action::Subscribe, name)?;
+            match self.check(who.as_deref(), Action::History, name) {
+                Err(problem) if reads_back => return Err(problem),
+                outcome => may_read_back &= outcome.is_ok(),
+            }
+        }
         // The stream ends with the connection, so nothing can follow it.
         let exchange = Exchange { keep_alive: false, ..exchange };
         if exchange.head_only {
@@ -43,7 +55,8 @@ impl Shard {
             }
         }
         self.push_head(&exchange);
-        let state_first = self.begin_stream(id, &read, since.as_ref(), requested.unwrap_or_default());
+        let requested = requested.unwrap_or_default();
+        let state_first = self.begin_stream(id, &read, since.as_ref(), requested, may_read_back);
         let liveness = Liveness::new(self.now_ms, &self.settings.limits, u64::from(id));
         self.connections[id as usize].protocol = Protocol::EventStream { liveness, several: read.several };
         self.counters.change(Transport::Http, Transport::EventStream);
@@ -51,6 +64,7 @@ impl Shard {
             self.begin_with_snapshot(id, 0, None);
         }
         self.arm_at(id, self.now_ms + self.settings.limits.heartbeat_ms / 2);
+        self.lease(id, who);
         Ok(())
     }
 
@@ -68,8 +82,9 @@ impl Shard {
         &mut self,
         id: u32,
         read: &ReadRequest,
-        since: Option<&tidewire_core::Since>,
+        since: Option<&Since>,
         requested: &str,
+        may_read_back: bool,
     ) -> bool {
         let subscriptions = &mut self.connections[id as usize].subscriptions;
         let channels: Vec<_> =
@@ -80,7 +95,7 @@ impl Shard {
         for (subscription, channel) in subscriptions.iter_mut().zip(&channels) {
             let start = since
                 .map_or(Start::Latest, |since| since.in_channel(channel.epoch(), &epochs, Start::Latest));
-            let located = channel.locate(start);
+            let located = channel.locate_for(start, may_read_back);
             subscription.cursor = located.position.after;
             positions.push(channel.id(located.position.after));
             if located.position.gap {

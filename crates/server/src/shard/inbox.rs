@@ -2,7 +2,7 @@
 //!
 //! Bounded by what may be told: one `Dirty` per channel and shard until the shard looks, one
 //! `Connection` per accepted socket (which `limits.connections` bounds), one answer per order to the disk, one
-//! `Stop`.
+//! decision per connection, one `Stop`.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -22,6 +22,13 @@ pub(crate) enum Message {
     Dirty(u32),
     /// Publishes of this shard's connections are on disk, or refused.
     Committed(Vec<Completion>),
+    /// What a connection's request waited for is decided.
+    Decided {
+        /// The connection.
+        connection: u32,
+        /// Tells it from a later one of the same number.
+        serial: u32,
+    },
     /// Events that a connection wanted are read from disk.
     Loaded(Loaded),
     /// Say goodbye to all connections and end.

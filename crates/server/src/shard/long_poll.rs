@@ -13,6 +13,7 @@ use tidewire_core::{ChannelName, Event, EventId, Problem, Since};
 use super::Shard;
 use super::connection::Protocol;
 use super::timers::late;
+use crate::access::Who;
 use crate::http::answer::{Cors, Exchange};
 use crate::http::read::{Begin, Missing, Reader, begin_anew, gather, joined_cursor};
 use crate::http::route::{LIMIT_DEFAULT, ReadRequest};
@@ -158,6 +159,7 @@ impl Shard {
         found: Begin,
         reply: Reply,
         if_none_match: Option<String>,
+        who: Who,
     ) -> Result<(), Problem> {
         let requested = read.since.as_deref().unwrap_or_default();
         let gap = found.gap.as_ref().map(|gap| gap.to_json(&read.channels, read.several, requested));
@@ -171,7 +173,7 @@ impl Shard {
                 let deadline_ms = self.now_ms + self.settings.limits.body_timeout_ms;
                 let (channels, at_once) = (read.channels, true);
                 let poll = LongPoll { reply, channels, if_none_match, gap, at_once, deadline_ms };
-                self.hold(id, poll, &from)?;
+                self.hold(id, poll, &from, who)?;
                 self.load(id, channel, after);
                 return Ok(());
             }
@@ -184,7 +186,7 @@ impl Shard {
             let deadline_ms = self.now_ms + wait_ms;
             let (channels, at_once) = (read.channels, false);
             let poll = LongPoll { reply, channels, if_none_match, gap, at_once, deadline_ms };
-            self.hold(id, poll, &from)?;
+            self.hold(id, poll, &from, who)?;
             // Whatever came between the look at the log and the subscription is found at the turn's end.
             self.try_answer_long_poll(id);
             return Ok(());
@@ -231,7 +233,7 @@ impl Shard {
         self.after_answer(id, reply.exchange.keep_alive);
     }
 
-    fn hold(&mut self, id: u32, poll: LongPoll, from: &[EventId]) -> Result<(), Problem> {
+    fn hold(&mut self, id: u32, poll: LongPoll, from: &[EventId], who: Who) -> Result<(), Problem> {
         for (place, name) in poll.channels.iter().enumerate() {
             match self.subscribe(id, name) {
                 Ok(slot) => {
@@ -247,6 +249,7 @@ impl Shard {
         self.connections[id as usize].protocol = Protocol::LongPoll(Box::new(poll));
         self.counters.change(Transport::Http, Transport::LongPoll);
         self.arm_at(id, deadline_ms);
+        self.lease(id, who);
         Ok(())
     }
 
@@ -313,6 +316,7 @@ impl Shard {
     pub(super) fn finish_long_poll(&mut self, id: u32, keep_alive: bool) {
         self.unsubscribe_all(id);
         self.counters.change(Transport::LongPoll, Transport::Http);
+        self.connections[id as usize].lease = None;
         self.connections[id as usize].protocol = self.between_requests();
         if !keep_alive {
             self.connections[id as usize].ended = true;

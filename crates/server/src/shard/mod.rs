@@ -9,6 +9,7 @@ mod connection;
 mod event_stream;
 mod fanout;
 mod inbox;
+mod leases;
 mod long_poll;
 mod pump;
 mod raw;
@@ -19,6 +20,7 @@ mod subscriptions;
 mod timers;
 mod turn;
 mod upload;
+mod visitors;
 mod websocket;
 mod wheel;
 
@@ -34,6 +36,7 @@ use slab::Slab;
 use tidewire_core::websocket::{Deflater, Inflater};
 use tidewire_core::{ChannelName, Event};
 
+use crate::access::Access;
 use crate::clock::Clock;
 use crate::http::answer;
 use crate::hub::Hub;
@@ -64,6 +67,7 @@ const PAUSE: Duration = Duration::from_millis(1);
 pub(crate) struct Shared {
     pub(crate) hub: Arc<Hub>,
     pub(crate) settings: Arc<Settings>,
+    pub(crate) access: Arc<Access>,
     pub(crate) gauges: Arc<Gauges>,
     pub(crate) clock: Clock,
 }
@@ -75,6 +79,7 @@ pub(crate) struct Shard {
     inbox: Arc<Inbox>,
     hub: Arc<Hub>,
     settings: Arc<Settings>,
+    access: Arc<Access>,
     gauges: Arc<Gauges>,
     counters: Arc<ShardCounters>,
     clock: Clock,
@@ -125,6 +130,7 @@ impl Shard {
             inbox,
             hub: Arc::clone(&shared.hub),
             settings: Arc::clone(&shared.settings),
+            access: Arc::clone(&shared.access),
             gauges: Arc::clone(&shared.gauges),
             counters: Arc::clone(&shared.gauges.shards[usize::from(index)]),
             clock: shared.clock,
@@ -236,6 +242,7 @@ impl Shard {
             Message::Connection(accepted) => self.accept(accepted),
             Message::Dirty(number) => self.handle_dirty(number),
             Message::Committed(completions) => self.handle_committed(completions),
+            Message::Decided { connection, serial } => self.handle_decided(connection, serial),
             Message::Loaded(loaded) => self.handle_loaded(loaded),
             Message::Stop => self.stop(),
         }

@@ -6,15 +6,16 @@ use tidewire_core::{ChannelName, NewEvent, Payload, Problem, Since};
 
 use super::Shard;
 use super::commits::Answer;
+use crate::access::identity::Action;
 
 impl Shard {
     /// Sets a raw WebSocket to where it begins. Its messages have no place for a gap, so a gap closes it.
-    pub(super) fn begin_raw(&mut self, id: u32, since: Option<Since>) {
+    pub(super) fn begin_raw(&mut self, id: u32, since: Option<Since>, may_read_back: bool) {
         let Some(subscription) = self.connections[id as usize].subscriptions.first_mut() else { return };
         let channel = &self.channels[subscription.channel as usize].channel;
         let epoch = channel.epoch();
         let start = since.map_or(Start::Latest, |since| since.in_channel(epoch, &[epoch], Start::Latest));
-        let position = channel.locate(start).position;
+        let position = channel.locate_for(start, may_read_back).position;
         if !position.gap {
             subscription.cursor = position.after;
             return;
@@ -32,7 +33,8 @@ impl Shard {
         channel: &ChannelName,
         payload: Payload,
     ) -> Result<(), (CloseCode, String)> {
-        match self.publish(id, channel, NewEvent::new(payload), Answer::Raw) {
+        let outcome = self.check(self.holder(id), Action::Publish, channel);
+        match outcome.and_then(|()| self.publish(id, channel, NewEvent::new(payload), Answer::Raw)) {
             Ok(_) => Ok(()),
             Err(problem) => {
                 self.counters.refused.add(1);

@@ -7,16 +7,23 @@ use tidewire_core::http1::{BodyLength, Method, Query, Request, if_none_match};
 use tidewire_core::{ChannelName, Code, Problem};
 
 use super::Shard;
-use super::connection::Protocol;
+use super::connection::{Decision, Protocol};
 use super::long_poll::Reply;
-use crate::http::answer::{Cors, Exchange};
+use super::visitors::Visit;
+use crate::access::identity::Action;
+use crate::access::{Who, origin};
+use crate::http::answer::Exchange;
 use crate::http::pages::{self, Page};
 use crate::http::read::{begin, parse_since};
 use crate::http::route::{ReadRequest, Route};
 use crate::metrics;
 
 impl Shard {
-    pub(super) fn handle_request(&mut self, id: u32, request: &Request<'_, '_>, rest: &mut &[u8]) {
+    /// Acts on a request; `rest` is what follows its head. False if it must wait, and is to be looked at again.
+    pub(super) fn handle_request(&mut self, id: u32, request: &Request<'_, '_>, rest: &mut &[u8]) -> bool {
+        let route = Route::of(request.path);
+        let Some(Visit { who, cors }) = self.visit(id, request, route.as_ref().ok()) else { return false };
+        self.connections[id as usize].decision = Decision::Needless;
         self.connections[id as usize].protocol = self.between_requests();
         self.counters.requests.add(1);
         let mut exchange = Exchange {
@@ -24,32 +31,37 @@ impl Shard {
             version: request.version,
             head_only: request.method == Method::Head,
             private: false,
-            cors: Cors::Silent,
+            cors,
         };
-        let publishes = request.method == Method::Post;
+        let publishes = request.method == Method::Post && matches!(route, Ok(Route::ChannelEvents(_)));
         if request.body != BodyLength::Known(0) && !publishes {
             // Nobody wants this body; not reading it is simpler than skipping it.
             exchange.keep_alive = false;
         }
-        let outcome = match Route::of(request.path) {
+        let outcome = match route {
             Ok(Route::Other) if self.page(request.path).is_none() && request.path != "*" => {
                 Err(not_found(request.path))
             }
             Ok(route) if route.has(request.method) => {
-                self.handle_route(id, route, request, exchange.clone(), rest)
+                who.and_then(|who| self.handle_route(id, route, request, (exchange.clone(), who), rest))
             }
-            Ok(route) => return self.refuse_method(id, &route, exchange),
+            Ok(route) => {
+                self.refuse_method(id, &route, exchange);
+                return true;
+            }
             Err(problem) => Err(problem),
         };
         if let Err(problem) = outcome {
             exchange.keep_alive &= !publishes;
             if self.connections[id as usize].owed > 0 {
-                return self.owe_problem(id, exchange, problem);
+                self.owe_problem(id, exchange, problem);
+                return true;
             }
             self.counters.refused.add(1);
             exchange.problem(&mut self.out, &problem, &[]);
             self.after_answer(id, exchange.keep_alive);
         }
+        true
     }
 
     fn handle_route(
@@ -57,27 +69,35 @@ impl Shard {
         id: u32,
         route: Route,
         request: &Request<'_, '_>,
-        exchange: Exchange,
+        (exchange, who): (Exchange, Who),
         rest: &mut &[u8],
     ) -> Result<(), Problem> {
         if request.method == Method::Options {
-            exchange.answer(&mut self.out, 204, &[("Allow", route.allow())], b"");
+            self.answer_options(&route, request, &exchange);
             self.after_answer(id, exchange.keep_alive);
             return Ok(());
         }
         match route {
             Route::ChannelEvents(channel) if request.method == Method::Post => {
+                self.check(who.as_deref(), Action::Publish, &channel)?;
                 return self.handle_publish(id, request, exchange, channel, rest);
             }
-            Route::ChannelEvents(channel) => return self.handle_read(id, request, exchange, Some(channel)),
-            Route::Events => return self.handle_read(id, request, exchange, None),
-            Route::WebSocket => return self.open_websocket(id, request, None),
-            Route::ChannelWebSocket(channel) => return self.open_websocket(id, request, Some(channel)),
+            Route::ChannelEvents(channel) => {
+                return self.handle_read(id, request, exchange, who, Some(channel));
+            }
+            Route::Events => return self.handle_read(id, request, exchange, who, None),
+            Route::WebSocket => return self.open_websocket(id, request, who, None),
+            Route::ChannelWebSocket(channel) => return self.open_websocket(id, request, who, Some(channel)),
             Route::Channel(channel) if request.method == Method::Delete => {
+                self.check(who.as_deref(), Action::Delete, &channel)?;
                 Query::parse(request.query, &[])?;
                 return self.delete(id, &channel, exchange);
             }
-            Route::Channel(channel) => return self.answer_snapshot(id, request, exchange, channel),
+            Route::Channel(channel) => {
+                self.check(who.as_deref(), Action::History, &channel)?;
+                return self.answer_snapshot(id, request, exchange, channel);
+            }
+            Route::Tickets => self.answer_ticket(request, &exchange, who)?,
             Route::Health | Route::Ready | Route::Metrics => {
                 self.answer_status(&route, request, &exchange)?
             }
@@ -87,24 +107,65 @@ impl Shard {
         Ok(())
     }
 
+    /// `OPTIONS`, which browsers ask before they let a page send what is not simple (Fetch, "CORS-preflight").
+    fn answer_options(&mut self, route: &Route, request: &Request<'_, '_>, exchange: &Exchange) {
+        let mut fields = vec![("Allow", route.allow())];
+        let is_preflight = request.headers("access-control-request-method").next().is_some();
+        if is_preflight && exchange.cors.names_page() {
+            fields.extend([
+                ("Access-Control-Allow-Methods", route.allow()),
+                ("Access-Control-Allow-Headers", origin::ALLOW_HEADERS),
+                ("Access-Control-Max-Age", origin::PREFLIGHT_SECONDS),
+            ]);
+        }
+        exchange.answer(&mut self.out, 204, &fields, b"");
+    }
+
+    /// `POST /v1/tickets`: something for a URL in place of the token that came in a header.
+    fn answer_ticket(
+        &mut self,
+        request: &Request<'_, '_>,
+        exchange: &Exchange,
+        who: Who,
+    ) -> Result<(), Problem> {
+        Query::parse(request.query, &[])?;
+        if who.is_none() && self.access.authenticates() {
+            let detail = "a ticket stands for a token: send that, in Authorization or the cookie";
+            return Err(Problem::new(Code::Unauthenticated, detail));
+        }
+        let ticket = self.access.tickets.issue(who, self.now_ms)?;
+        let body =
+            format!("{{\"ticket\":\"{ticket}\",\"expires_in_ms\":{}}}", self.access.tickets.ticket_ms());
+        exchange.json(&mut self.out, 201, &[("Cache-Control", "no-store")], body.as_bytes());
+        Ok(())
+    }
+
     /// Polls and streams of server-sent events.
     fn handle_read(
         &mut self,
         id: u32,
         request: &Request<'_, '_>,
-        exchange: Exchange,
+        mut exchange: Exchange,
+        who: Who,
         channel: Option<ChannelName>,
     ) -> Result<(), Problem> {
         let read = ReadRequest::parse(request, channel, &self.settings.limits)?;
         if request.accepts_event_stream() {
-            return self.open_event_stream(id, request, exchange, read);
+            return self.open_event_stream(id, request, exchange, who, read);
         }
+        for channel in &read.channels {
+            self.check(who.as_deref(), Action::History, channel)?;
+            if read.wait_ms.is_some() {
+                self.check(who.as_deref(), Action::Subscribe, channel)?;
+            }
+        }
+        exchange.private = self.is_private(&read.channels);
         let since = parse_since(read.since.as_deref())?;
         let default = if read.wait_ms.is_some() { Start::Latest } else { Start::Earliest };
         let found = begin(&self.hub, &read.channels, since.as_ref(), default)?;
         let reply = Reply::new(exchange, &read, since.as_ref(), default);
         let if_none_match = request.header("if-none-match")?.map(str::to_owned);
-        self.answer_poll_or_hold(id, read, found, reply, if_none_match)
+        self.answer_poll_or_hold(id, read, found, reply, if_none_match, who)
     }
 
     fn answer_status(
@@ -198,7 +259,7 @@ fn not_found(path: &str) -> Problem {
     let shown: String = path.chars().take(64).collect();
     let detail = format!(
         "there is nothing at {shown}; routes are /v1/channels/CHANNEL, /v1/channels/CHANNEL/events, \
-         /v1/channels/CHANNEL/ws, /v1/events, /v1/ws, /healthz, /readyz and /metrics"
+         /v1/channels/CHANNEL/ws, /v1/events, /v1/ws, /v1/tickets, /healthz, /readyz and /metrics"
     );
     Problem::new(Code::NotFound, detail)
 }

@@ -35,10 +35,11 @@ impl Shard {
         &mut self,
         id: u32,
         request: &Request<'_, '_>,
-        exchange: Exchange,
+        mut exchange: Exchange,
         name: ChannelName,
     ) -> Result<(), Problem> {
-        Query::parse(request.query, &[])?;
+        Query::parse(request.query, &["ticket"])?;
+        exchange.private = self.is_private(std::slice::from_ref(&name));
         let if_none_match = request.header("if-none-match")?.map(str::to_owned);
         let deadline_ms = self.now_ms + self.settings.limits.body_timeout_ms;
         let request = SnapshotRequest { exchange, if_none_match, deadline_ms };

@@ -51,6 +51,10 @@ impl Shard {
     fn handle_timer(&mut self, id: u32) {
         let connection = &mut self.connections[id as usize];
         let (now_ms, limits) = (self.now_ms, &self.settings.limits);
+        let lease_ends_ms = connection.lease.as_ref().and_then(|lease| lease.ends_ms).unwrap_or(u64::MAX);
+        if lease_ends_ms <= now_ms && !matches!(connection.protocol, Protocol::Closing { .. }) {
+            return self.end_lease(id);
+        }
         let due = match &mut connection.protocol {
             Protocol::Http { deadline_ms, .. } | Protocol::Closing { deadline_ms, .. } => {
                 at(*deadline_ms, now_ms)
@@ -62,7 +66,7 @@ impl Shard {
             Protocol::WebSocket(websocket) => websocket.liveness.poll_due(now_ms, limits, true),
         };
         match due {
-            Due::Nothing { until_ms } => self.arm_at(id, until_ms),
+            Due::Nothing { until_ms } => self.arm_at(id, until_ms.min(lease_ends_ms.max(now_ms + 1))),
             Due::Heartbeat => self.send_heartbeat(id),
             Due::Stalled => self.close_slow(id),
             Due::Silent => self.handle_expired(id),

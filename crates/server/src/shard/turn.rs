@@ -66,9 +66,15 @@ impl Shard {
     /// Looks again at what earlier turns left unread, now that the output has gone.
     fn handle_leftover(&mut self, id: u32) {
         let connection = &self.connections[id as usize];
-        let waits = matches!(connection.protocol, Protocol::Http { .. } | Protocol::Upload(_));
-        if waits && !connection.input.is_empty() && connection.takes_input() {
-            self.handle_request_bytes(id, &[]);
+        if !connection.takes_input() {
+            return;
+        }
+        match connection.protocol {
+            Protocol::Http { .. } | Protocol::Upload(_) if !connection.input.is_empty() => {
+                self.handle_request_bytes(id, &[]);
+            }
+            Protocol::WebSocket(_) => self.resume_websocket(id),
+            _ => {}
         }
     }
 
@@ -166,9 +172,12 @@ impl Shard {
             }
             Ok(Parsed::Complete(request, _)) if !self.may_follow(id, &request) => false,
             Ok(Parsed::Complete(request, length)) => {
-                *rest = &rest[length..];
-                self.handle_request(id, &request, rest);
-                true
+                let mut after = &rest[length..];
+                let is_handled = self.handle_request(id, &request, &mut after);
+                if is_handled {
+                    *rest = after;
+                }
+                is_handled
             }
             Err(problem) => {
                 *rest = &[];
@@ -231,7 +240,7 @@ impl Shard {
         if http && connection.finishing && connection.owed == 0 {
             return self.start_closing(id, Bytes::new());
         }
-        if connection.ended && (http || closing) && connection.owed == 0 {
+        if connection.ended && (http || closing) && connection.owed == 0 && !connection.awaits_decision() {
             if http && !connection.input.is_empty() && self.out_was_full(id) {
                 return self.queue(id);
             }

@@ -18,7 +18,10 @@ use tidewire_core::{ChannelName, Code, NewEvent, Payload, Problem, Since};
 
 use super::Shard;
 use super::commits::Answer;
-use super::connection::Protocol;
+use super::connection::{Decision, Protocol};
+use super::visitors::Held;
+use crate::access::Who;
+use crate::access::identity::{Action, Identity};
 use crate::hub::Published;
 use crate::metrics::Transport;
 
@@ -36,6 +39,8 @@ pub(super) struct WebSocket {
     deflate: Option<Window>,
     /// What to close with, once the disk has answered for what was published before.
     closing: Option<Bytes>,
+    /// A message whose turn comes once something is decided.
+    suspended: Option<Box<str>>,
 }
 
 impl WebSocket {
@@ -55,11 +60,14 @@ impl Shard {
         &mut self,
         id: u32,
         request: &Request<'_, '_>,
+        who: Who,
         raw: Option<ChannelName>,
     ) -> Result<(), Problem> {
-        let query = Query::parse(request.query, if raw.is_some() { &["since"] } else { &[] })?;
+        let known: &[&str] = if raw.is_some() { &["since", "ticket"] } else { &["ticket"] };
+        let query = Query::parse(request.query, known)?;
         let since = query.one("since")?.map(Since::parse).transpose()?;
         let key = check_handshake(request)?;
+        let may_read_back = self.check_opening(who.as_deref(), raw.as_ref(), since.as_ref())?;
         let deflate = negotiate_deflate(request.headers("sec-websocket-extensions"));
         if let Some(channel) = &raw {
             self.subscribe(id, channel)?;
@@ -82,13 +90,35 @@ impl Shard {
             raw,
             deflate: deflate.map(Deflate::window),
             closing: None,
+            suspended: None,
         }));
         self.counters.change(Transport::Http, Transport::WebSocket);
         self.arm_at(id, self.now_ms + self.settings.limits.heartbeat_ms / 2);
+        self.lease(id, who);
         if is_raw {
-            self.begin_raw(id, since);
+            self.begin_raw(id, since, may_read_back);
         }
         Ok(())
+    }
+
+    /// Whether somebody may open a WebSocket; gives whether they may read back on the raw route's channel.
+    fn check_opening(
+        &self,
+        who: Option<&Identity>,
+        raw: Option<&ChannelName>,
+        since: Option<&Since>,
+    ) -> Result<bool, Problem> {
+        let Some(channel) = raw else {
+            if who.is_none() && !self.settings.lets_strangers_in() {
+                return Err(Problem::new(Code::Unauthenticated, "say who you are to connect: send a token"));
+            }
+            return Ok(true);
+        };
+        self.check(who, Action::Subscribe, channel)?;
+        match self.check(who, Action::History, channel) {
+            Err(problem) if since == Some(&Since::Earliest) => Err(problem),
+            outcome => Ok(outcome.is_ok()),
+        }
     }
 
     /// Bytes of a WebSocket: whole messages are acted on, the rest is kept by the decoder.
@@ -107,6 +137,11 @@ impl Shard {
                 Ok(Some(message)) => {
                     if let Err((code, reason)) = self.handle_message_of(id, message, raw.as_ref()) {
                         break Some(encode_close(code, &reason));
+                    }
+                    let Some(connection) = self.connections.get_mut(id as usize) else { break None };
+                    if connection.awaits_decision() {
+                        connection.input = input.rest().to_vec();
+                        break None;
                     }
                 }
                 Err(violation) => {
@@ -178,7 +213,7 @@ impl Shard {
 
     fn handle_text(&mut self, id: u32, text: &str) {
         let (message_id, message) = ClientMessage::parse(text);
-        let outcome = message.and_then(|message| match message {
+        let outcome = message.map_err(Held::from).and_then(|message| match message {
             ClientMessage::Subscribe { channel, since, snapshot } => {
                 self.handle_subscribe(id, &channel, since.as_deref(), snapshot, message_id)
             }
@@ -190,15 +225,44 @@ impl Shard {
                 Ok(())
             }
             ClientMessage::Publish { channel, publish } => {
-                self.handle_publish_message(id, &channel, *publish, message_id)
+                self.handle_publish_message(id, &channel, *publish, message_id).map_err(Held::from)
             }
+            ClientMessage::Refresh { token } => self.handle_refresh(id, &token, message_id),
             ClientMessage::Ping => {
                 self.push_text(&server::pong(message_id));
                 Ok(())
             }
         });
-        if let Err(problem) = outcome {
-            self.push_error(&problem, message_id);
+        match outcome {
+            Ok(()) => {}
+            Err(Held::Refused(problem)) => self.push_error(&problem, message_id),
+            Err(Held::Waits) => self.suspend(id, text),
+        }
+    }
+
+    /// Keeps a message until what it waits for is decided.
+    fn suspend(&mut self, id: u32, text: &str) {
+        if let Protocol::WebSocket(websocket) = &mut self.connections[id as usize].protocol {
+            websocket.suspended = Some(text.into());
+        }
+    }
+
+    /// Acts on the message that waited, if what it waited for is decided, and then on those behind it.
+    pub(super) fn resume_websocket(&mut self, id: u32) {
+        let connection = &mut self.connections[id as usize];
+        let Protocol::WebSocket(websocket) = &mut connection.protocol else { return };
+        if let Some(text) = websocket.suspended.take() {
+            self.handle_text(id, &text);
+            let Some(connection) = self.connections.get_mut(id as usize) else { return };
+            if connection.awaits_decision() {
+                return;
+            }
+            connection.decision = Decision::Needless;
+        }
+        let Some(connection) = self.connections.get_mut(id as usize) else { return };
+        let mut input = std::mem::take(&mut connection.input);
+        if !input.is_empty() {
+            self.handle_websocket_bytes(id, &mut input);
         }
     }
 
@@ -209,11 +273,16 @@ impl Shard {
         requested: Option<&str>,
         snapshot: bool,
         message_id: MessageId<'_>,
-    ) -> Result<(), Problem> {
+    ) -> Result<(), Held> {
         let since = requested.map(Since::parse).transpose()?;
+        self.check(self.holder(id), Action::Subscribe, name)?;
+        let may_read_back = match self.check(self.holder(id), Action::History, name) {
+            Err(problem) if snapshot || since == Some(Since::Earliest) => return Err(problem.into()),
+            outcome => outcome.is_ok(),
+        };
         if self.subscription(id, name.as_str()).is_some() {
             let detail = format!("this connection is subscribed to {name} already; unsubscribe first");
-            return Err(Problem::new(Code::AlreadySubscribed, detail));
+            return Err(Problem::new(Code::AlreadySubscribed, detail).into());
         }
         check_count(self.connections[id as usize].subscriptions.len(), &self.settings.limits)?;
         let slot = self.subscribe(id, name)?;
@@ -225,7 +294,7 @@ impl Shard {
         let channel = &self.channels[subscription.channel as usize].channel;
         let epoch = channel.epoch();
         let start = since.map_or(Start::Latest, |since| since.in_channel(epoch, &[epoch], Start::Latest));
-        let located = channel.locate(start);
+        let located = channel.locate_for(start, may_read_back);
         subscription.cursor = located.position.after;
         let cursor = channel.id(located.position.after);
         self.push_text(&server::subscribed(name.as_str(), cursor, message_id));
@@ -288,6 +357,7 @@ impl Shard {
         event: NewEvent,
         message_id: MessageId<'_>,
     ) -> Result<(), Problem> {
+        self.check(self.holder(id), Action::Publish, channel)?;
         let answer = Answer::Message(message_id.map(Into::into));
         if let Some(Published { appended, .. }) = self.publish(id, channel, event, answer)? {
             self.push_text(&server::published(channel.as_str(), appended.id, appended.duplicate, message_id));
