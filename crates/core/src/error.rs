@@ -42,6 +42,8 @@ pub enum Code {
     UnsupportedMediaType,
     /// The idempotency key was used with another event.
     IdempotencyConflict,
+    /// The data does not fit the channel's schema.
+    SchemaViolation,
     /// The route speaks WebSocket only.
     UpgradeRequired,
     /// More channels than a request or a connection may name.
@@ -104,6 +106,7 @@ impl Code {
             Self::PayloadTooLarge => ("payload_too_large", 413),
             Self::UnsupportedMediaType => ("unsupported_media_type", 415),
             Self::IdempotencyConflict => ("idempotency_conflict", 422),
+            Self::SchemaViolation => ("schema_violation", 422),
             Self::UpgradeRequired => ("upgrade_required", 426),
             Self::TooManyChannels => ("too_many_channels", 400),
             Self::HeadersTooLarge => ("headers_too_large", 431),

@@ -10,6 +10,7 @@ mod http;
 mod hub;
 mod listener;
 mod metrics;
+mod schema;
 mod server;
 mod settings;
 mod shard;
