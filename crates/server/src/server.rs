@@ -53,6 +53,7 @@ impl Gauges {
 pub struct Server {
     address: SocketAddr,
     hub: Arc<Hub>,
+    access: Arc<Access>,
     stopping: Arc<AtomicBool>,
     shards: Vec<JoinHandle<std::io::Result<()>>>,
     helpers: Vec<JoinHandle<()>>,
@@ -67,7 +68,8 @@ impl Server {
     /// If the address cannot be bound, or the system refuses threads or polls.
     pub fn start(settings: Settings) -> anyhow::Result<Self> {
         let durable = open_log(&settings)?;
-        let access = Arc::new(Access::new(Arc::clone(&settings.access), settings.data.as_deref())?);
+        let clock = Clock::start();
+        let access = Arc::new(Access::new(Arc::clone(&settings.access), settings.data.as_deref(), clock)?);
         let socket = bind(settings.listen)
             .with_context(|| format!("cannot listen on {}; is another program there?", settings.listen))?;
         let address = socket.local_addr()?;
@@ -84,9 +86,9 @@ impl Server {
         let shared = Arc::new(Shared {
             hub: Arc::clone(&hub),
             settings: Arc::clone(&settings),
-            access,
+            access: Arc::clone(&access),
             gauges,
-            clock: Clock::start(),
+            clock,
         });
         let mut shards = Vec::new();
         let mut listener = Some(Listener::new(socket, Arc::clone(&shared))?);
@@ -112,7 +114,7 @@ impl Server {
         if settings.demo {
             helpers.push(host::start(Arc::clone(&hub), Arc::clone(&stopping))?);
         }
-        Ok(Self { address, hub, stopping, shards, helpers, durable })
+        Ok(Self { address, hub, access, stopping, shards, helpers, durable })
     }
 
     /// Where the server listens; the port that the system chose if it was asked to.
@@ -132,6 +134,9 @@ impl Server {
             if let Ok(outcome) = shard.join() {
                 outcome.context("a shard failed")?;
             }
+        }
+        if let Some(callback) = &self.access.callback {
+            callback.stop();
         }
         for helper in self.helpers {
             helper.thread().unpark();

@@ -1,6 +1,7 @@
 //! Who may do what: tokens, tickets, rights, origins. Must not know sockets, shards or transports.
 #![allow(dead_code)]
 
+pub(crate) mod callback;
 pub(crate) mod credentials;
 pub(crate) mod identity;
 pub(crate) mod origin;
@@ -18,6 +19,9 @@ use subtle::ConstantTimeEq;
 use tidewire_core::http1::Request;
 use tidewire_core::{Code, Problem};
 
+use crate::clock::Clock;
+
+use callback::Callback;
 use credentials::Credentials;
 use identity::{Grants, Identity};
 use origin::{Origin, Origins};
@@ -33,6 +37,7 @@ pub(crate) struct Access {
     pub(crate) origins: Origins,
     pub(crate) tickets: Tickets,
     pub(crate) revocations: Revocations,
+    pub(crate) callback: Option<Callback>,
     verifier: Verifier,
     /// Whether anybody can show who they are; if not, nobody is asked to.
     authenticates: bool,
@@ -40,6 +45,14 @@ pub(crate) struct Access {
 
 /// Somebody, or nobody in particular.
 pub(crate) type Who = Option<Arc<Identity>>;
+
+/// Who sent a request, and how they showed it.
+#[derive(Debug, Clone)]
+pub(crate) struct Identified {
+    pub(crate) who: Who,
+    /// By a ticket, whose owner had been identified when it was issued.
+    pub(crate) by_ticket: bool,
+}
 
 /// What stands between a request and its answer.
 #[derive(Debug)]
@@ -61,13 +74,22 @@ impl Access {
     ///
     /// # Errors
     /// Says which file or setting is wrong.
-    pub(crate) fn new(settings: Arc<AccessSettings>, data: Option<&Path>) -> anyhow::Result<Self> {
+    pub(crate) fn new(
+        settings: Arc<AccessSettings>,
+        data: Option<&Path>,
+        clock: Clock,
+    ) -> anyhow::Result<Self> {
         let origins = Origins::parse(&settings.origins).map_err(anyhow::Error::msg).context("origins")?;
         let tokens = &settings.tokens;
         Ok(Self {
             origins,
             tickets: Tickets::new(tokens.ticket_ms, tokens.tickets),
             revocations: Revocations::open(data, tokens.revocation_ms, tokens.revocations)?,
+            callback: settings
+                .callback
+                .as_ref()
+                .map(|settings| Callback::start(settings, clock))
+                .transpose()?,
             verifier: Verifier::new(&settings)?,
             authenticates: settings.authenticates(),
             settings,
@@ -90,21 +112,28 @@ impl Access {
         origin: &Origin,
         (now_ms, wall_ms): (u64, u64),
         last_try: bool,
-    ) -> Result<Who, Stopped> {
+    ) -> Result<Identified, Stopped> {
+        let known = |who| Ok(Identified { who, by_ticket: false });
         if !self.authenticates {
-            return Ok(None);
+            return known(None);
         }
         let cookie = self.settings.tokens.cookie.as_deref();
         match Credentials::find(request, cookie, origin)? {
-            Credentials::None => Ok(None),
+            Credentials::None => known(None),
             Credentials::Ticket(ticket) => {
                 let who = self.tickets.spend(ticket, now_ms)?;
                 who.as_deref().map_or(Ok(()), |who| self.revocations.check(who))?;
-                Ok(who)
+                Ok(Identified { who, by_ticket: true })
             }
-            Credentials::Bearer(key) if self.is_admin_key(key) => Ok(Some(Arc::new(Identity::admin()))),
+            Credentials::Bearer(key) if self.is_admin_key(key) => known(Some(Arc::new(Identity::admin()))),
+            // What it says is for the application to know.
+            Credentials::Bearer(_) | Credentials::Cookie(_)
+                if self.settings.issuers.is_empty() && self.asks_who() =>
+            {
+                known(None)
+            }
             Credentials::Bearer(token) | Credentials::Cookie(token) => {
-                self.identify_token(token, wall_ms, last_try).map(Some)
+                known(Some(self.identify_token(token, wall_ms, last_try)?))
             }
         }
     }
@@ -141,6 +170,10 @@ impl Access {
     /// Gets the keys that a token wants; `done` is called when they are there, or cannot be had now.
     pub(crate) fn fetch_keys(&self, issuer: usize, done: impl FnOnce() + Send + 'static) {
         self.verifier.fetch(issuer, Box::new(done));
+    }
+
+    fn asks_who(&self) -> bool {
+        self.callback.as_ref().is_some_and(|callback| callback.settings().asks_about.connect)
     }
 
     fn is_admin_key(&self, key: &str) -> bool {

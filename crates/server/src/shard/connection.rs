@@ -14,6 +14,8 @@ use super::long_poll::LongPoll;
 use super::snapshots::SnapshotRequest;
 use super::upload::Upload;
 use super::websocket::WebSocket;
+use crate::access::Identified;
+use crate::access::callback::{Key, Verdict};
 use crate::metrics::Transport;
 use crate::store::load::Chunk;
 
@@ -42,8 +44,8 @@ pub(super) struct Connection {
     pub(super) queued: bool,
     /// Who its stream belongs to, if somebody.
     pub(super) lease: Option<Box<Lease>>,
-    /// Whether somebody else decides about its next request.
-    pub(super) decision: Decision,
+    /// What others decide about its next request or message, if they must.
+    pub(super) decisions: Option<Box<Decisions>>,
     /// It publishes faster than the fan-out or the disk goes, and is not read until that caught up.
     pub(super) paused: bool,
     /// Its last request has come: it closes once it has its answers.
@@ -60,15 +62,15 @@ pub(super) struct Connection {
     pub(super) ended: bool,
 }
 
-/// How far the decision about a request is that the shard cannot make by itself.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Decision {
-    /// There is none to make.
-    Needless,
-    /// It is being made; until then nothing is read.
-    Awaited,
-    /// It is made, for the request that comes next.
-    Made,
+/// What others decide about a connection's request or message, which the shard cannot know by itself.
+#[derive(Debug, Default)]
+pub(super) struct Decisions {
+    /// How many are being made; until then nothing is read.
+    pub(super) outstanding: u32,
+    /// Who sent the request, where that is known: a ticket is good once, and must not be asked for again.
+    pub(super) identified: Option<Identified>,
+    /// What the application said.
+    pub(super) verdicts: Vec<(Key, Verdict)>,
 }
 
 /// What a connection is doing.
@@ -130,7 +132,7 @@ impl Connection {
             end_announced: false,
             queued: false,
             lease: None,
-            decision: Decision::Needless,
+            decisions: None,
             paused: false,
             finishing: false,
             loading: false,
@@ -194,7 +196,7 @@ impl Connection {
 
     /// Whether somebody else is deciding about its request.
     pub(super) fn awaits_decision(&self) -> bool {
-        self.decision == Decision::Awaited
+        self.decisions.as_ref().is_some_and(|decisions| decisions.outstanding > 0)
     }
 
     /// Whether the connection can take a new message now: it is neither blocked nor in the middle of one.

@@ -2,13 +2,14 @@
 //!
 //! Bounded by what may be told: one `Dirty` per channel and shard until the shard looks, one
 //! `Connection` per accepted socket (which `limits.connections` bounds), one answer per order to the disk, one
-//! decision per connection, one `Stop`.
+//! decision per channel that a request names, one `Stop`.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use mio::Waker;
 
+use crate::access::callback::{Key, Verdict};
 use crate::listener::Accepted;
 use crate::store::commit::Completion;
 use crate::store::load::Loaded;
@@ -28,6 +29,8 @@ pub(crate) enum Message {
         connection: u32,
         /// Tells it from a later one of the same number.
         serial: u32,
+        /// What the application said, if it was asked.
+        verdict: Option<(Key, Verdict)>,
     },
     /// Events that a connection wanted are read from disk.
     Loaded(Loaded),

@@ -3,6 +3,7 @@
 //! A connection never moves and no lock is held while writing to sockets. Other threads speak to a shard
 //! through its inbox only. Must not know what routes mean (`requests`) or what is in a log (`hub`).
 
+mod application;
 mod channels;
 mod commits;
 mod connection;
@@ -242,7 +243,9 @@ impl Shard {
             Message::Connection(accepted) => self.accept(accepted),
             Message::Dirty(number) => self.handle_dirty(number),
             Message::Committed(completions) => self.handle_committed(completions),
-            Message::Decided { connection, serial } => self.handle_decided(connection, serial),
+            Message::Decided { connection, serial, verdict } => {
+                self.handle_decided(connection, serial, verdict);
+            }
             Message::Loaded(loaded) => self.handle_loaded(loaded),
             Message::Stop => self.stop(),
         }

@@ -6,6 +6,7 @@ use tidewire_core::{ChannelName, NewEvent, Payload, Problem, Since};
 
 use super::Shard;
 use super::commits::Answer;
+use super::visitors::Held;
 use crate::access::identity::Action;
 
 impl Shard {
@@ -26,17 +27,22 @@ impl Shard {
         self.start_closing(id, encode_close(CloseCode::GAP, "gap"));
     }
 
-    /// Publishes a message of a raw WebSocket.
+    /// Publishes a message of a raw WebSocket. False if it must wait until something is decided.
     pub(super) fn publish_raw(
         &mut self,
         id: u32,
         channel: &ChannelName,
         payload: Payload,
-    ) -> Result<(), (CloseCode, String)> {
-        let outcome = self.check(self.holder(id), Action::Publish, channel);
-        match outcome.and_then(|()| self.publish(id, channel, NewEvent::new(payload), Answer::Raw)) {
-            Ok(_) => Ok(()),
-            Err(problem) => {
+    ) -> Result<bool, (CloseCode, String)> {
+        let outcome = match self.check(self.holder(id), Action::Publish, channel) {
+            Ok(()) => self.ask_about_message(id, Action::Publish, channel),
+            Err(problem) => Err(problem.into()),
+        };
+        let publish = |()| Ok(self.publish(id, channel, NewEvent::new(payload), Answer::Raw)?);
+        match outcome.and_then(publish) {
+            Ok(_) => Ok(true),
+            Err(Held::Waits) => Ok(false),
+            Err(Held::Refused(problem)) => {
                 self.counters.refused.add(1);
                 Err((close_code(&problem), problem.code.as_str().to_owned()))
             }

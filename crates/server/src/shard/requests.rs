@@ -7,7 +7,7 @@ use tidewire_core::http1::{BodyLength, Method, Query, Request, if_none_match};
 use tidewire_core::{ChannelName, Code, Problem};
 
 use super::Shard;
-use super::connection::{Decision, Protocol};
+use super::connection::Protocol;
 use super::long_poll::Reply;
 use super::visitors::Visit;
 use crate::access::identity::Action;
@@ -23,7 +23,7 @@ impl Shard {
     pub(super) fn handle_request(&mut self, id: u32, request: &Request<'_, '_>, rest: &mut &[u8]) -> bool {
         let route = Route::of(request.path);
         let Some(Visit { who, cors }) = self.visit(id, request, route.as_ref().ok()) else { return false };
-        self.connections[id as usize].decision = Decision::Needless;
+        self.connections[id as usize].decisions = None;
         self.connections[id as usize].protocol = self.between_requests();
         self.counters.requests.add(1);
         let mut exchange = Exchange {

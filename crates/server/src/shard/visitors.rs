@@ -5,11 +5,12 @@ use std::sync::Arc;
 use tidewire_core::http1::{Method, Request};
 use tidewire_core::{ChannelName, Problem};
 
-use super::connection::{Decision, Protocol};
+use super::connection::Protocol;
 use super::{Message, Shard};
+use crate::access::callback::{Key, Verdict};
 use crate::access::identity::{Action, Identity};
 use crate::access::origin::Origin;
-use crate::access::{Stopped, Who};
+use crate::access::{Identified, Stopped, Who};
 use crate::clock::wall_clock;
 use crate::http::answer::Cors;
 use crate::http::route::Route;
@@ -59,45 +60,87 @@ impl Shard {
             Origin::All => Cors::All,
         };
         // A preflight comes without credentials, whatever follows it.
-        if request.method == Method::Options || !route.is_some_and(Route::asks_who) {
-            return Some(Visit { who: Ok(None), cors });
-        }
-        let times = (self.now_ms, wall_clock().0);
-        let last_try = self.is_decided(id);
-        match self.access.identify(request, &origin, times, last_try) {
+        let route = route.filter(|route| route.asks_who() && request.method != Method::Options);
+        let outcome = match route {
+            Some(route) => self.find_out(id, request, &origin, route),
+            None => Ok(None),
+        };
+        match outcome {
             Ok(who) => Some(Visit { who: Ok(who), cors }),
-            Err(Stopped::Refused(problem)) => Some(Visit { who: Err(problem), cors }),
+            Err(Held::Refused(problem)) => Some(Visit { who: Err(problem), cors }),
+            Err(Held::Waits) => None,
+        }
+    }
+
+    fn find_out(
+        &mut self,
+        id: u32,
+        request: &Request<'_, '_>,
+        origin: &Origin,
+        route: &Route,
+    ) -> Result<Who, Held> {
+        let decisions = self.connections[id as usize].decisions.as_ref();
+        let identified = match decisions.and_then(|decisions| decisions.identified.clone()) {
+            Some(identified) => identified,
+            None => self.identify(id, request, origin)?,
+        };
+        if self.access.callback.is_none() {
+            return Ok(identified.who);
+        }
+        let outcome = self.ask_about_request(id, request, origin, route, &identified);
+        if let (Err(Held::Waits), Some(decisions)) = (&outcome, &mut self.connections[id as usize].decisions)
+        {
+            decisions.identified = Some(identified);
+        }
+        outcome
+    }
+
+    fn identify(&mut self, id: u32, request: &Request<'_, '_>, origin: &Origin) -> Result<Identified, Held> {
+        let times = (self.now_ms, wall_clock().0);
+        match self.access.identify(request, origin, times, self.is_decided(id)) {
+            Ok(identified) => Ok(identified),
+            Err(Stopped::Refused(problem)) => Err(problem.into()),
             Err(Stopped::KeysWanted(issuer)) => {
                 self.await_keys(id, issuer);
-                None
+                Err(Held::Waits)
             }
         }
     }
 
     /// The connection is not read until the keys have been asked for.
     pub(super) fn await_keys(&mut self, id: u32, issuer: usize) {
-        let deadline_ms = self.now_ms + DECISION_MS;
-        let connection = &mut self.connections[id as usize];
-        connection.decision = Decision::Awaited;
-        if let Protocol::Http { deadline_ms: deadline, begun } = &mut connection.protocol {
-            (*deadline, *begun) = (deadline_ms, false);
-        }
-        let (inbox, serial) = (Arc::clone(&self.inbox), connection.serial);
-        self.access.fetch_keys(issuer, move || inbox.push(Message::Decided { connection: id, serial }));
+        self.await_decisions(id, 1);
+        let (inbox, serial) = (Arc::clone(&self.inbox), self.connections[id as usize].serial);
+        let done = move || inbox.push(Message::Decided { connection: id, serial, verdict: None });
+        self.access.fetch_keys(issuer, done);
     }
 
-    /// What a connection waited for has been decided: it may be read again.
-    pub(super) fn handle_decided(&mut self, id: u32, serial: u32) {
+    /// The connection is not read until others have decided.
+    pub(super) fn await_decisions(&mut self, id: u32, count: u32) {
+        let deadline = self.now_ms + DECISION_MS;
+        let connection = &mut self.connections[id as usize];
+        connection.decisions.get_or_insert_default().outstanding += count;
+        if let Protocol::Http { deadline_ms, begun } = &mut connection.protocol {
+            (*deadline_ms, *begun) = (deadline, false);
+        }
+    }
+
+    /// Something that a connection waited for has been decided. Once all is, it may be read again.
+    pub(super) fn handle_decided(&mut self, id: u32, serial: u32, verdict: Option<(Key, Verdict)>) {
         let Some(connection) = self.connections.get_mut(id as usize) else { return };
-        if connection.serial == serial && connection.decision == Decision::Awaited {
-            connection.decision = Decision::Made;
+        let Some(decisions) = connection.decisions.as_mut().filter(|_| connection.serial == serial) else {
+            return;
+        };
+        decisions.outstanding = decisions.outstanding.saturating_sub(1);
+        decisions.verdicts.extend(verdict);
+        if decisions.outstanding == 0 {
             self.queue(id);
         }
     }
 
     /// Whether what the connection's request or message waited for is decided.
     pub(super) fn is_decided(&self, id: u32) -> bool {
-        self.connections[id as usize].decision == Decision::Made
+        self.connections[id as usize].decisions.as_ref().is_some_and(|decisions| decisions.outstanding == 0)
     }
 
     /// Whether somebody may do something on a channel.

@@ -18,7 +18,7 @@ use tidewire_core::{ChannelName, Code, NewEvent, Payload, Problem, Since};
 
 use super::Shard;
 use super::commits::Answer;
-use super::connection::{Decision, Protocol};
+use super::connection::Protocol;
 use super::visitors::Held;
 use crate::access::Who;
 use crate::access::identity::{Action, Identity};
@@ -40,7 +40,14 @@ pub(super) struct WebSocket {
     /// What to close with, once the disk has answered for what was published before.
     closing: Option<Bytes>,
     /// A message whose turn comes once something is decided.
-    suspended: Option<Box<str>>,
+    suspended: Option<Suspended>,
+}
+
+/// A message that waits.
+#[derive(Debug)]
+pub(super) enum Suspended {
+    Text(Box<str>),
+    Binary(Box<[u8]>),
 }
 
 impl WebSocket {
@@ -202,10 +209,14 @@ impl Shard {
             (Message::Binary(bytes), None) => self.handle_binary(id, bytes),
             (Message::Text(text), Some(channel)) => {
                 let payload = Payload::sniffed(Bytes::copy_from_slice(text.as_bytes()));
-                self.publish_raw(id, channel, payload)?;
+                if !self.publish_raw(id, channel, payload)? {
+                    self.suspend(id, Suspended::Text(text.into()));
+                }
             }
             (Message::Binary(bytes), Some(channel)) => {
-                self.publish_raw(id, channel, Payload::bytes(Bytes::copy_from_slice(bytes)))?;
+                if !self.publish_raw(id, channel, Payload::bytes(Bytes::copy_from_slice(bytes)))? {
+                    self.suspend(id, Suspended::Binary(bytes.into()));
+                }
             }
         }
         Ok(())
@@ -225,7 +236,7 @@ impl Shard {
                 Ok(())
             }
             ClientMessage::Publish { channel, publish } => {
-                self.handle_publish_message(id, &channel, *publish, message_id).map_err(Held::from)
+                self.handle_publish_message(id, &channel, *publish, message_id)
             }
             ClientMessage::Refresh { token } => self.handle_refresh(id, &token, message_id),
             ClientMessage::Ping => {
@@ -236,14 +247,14 @@ impl Shard {
         match outcome {
             Ok(()) => {}
             Err(Held::Refused(problem)) => self.push_error(&problem, message_id),
-            Err(Held::Waits) => self.suspend(id, text),
+            Err(Held::Waits) => self.suspend(id, Suspended::Text(text.into())),
         }
     }
 
     /// Keeps a message until what it waits for is decided.
-    fn suspend(&mut self, id: u32, text: &str) {
+    fn suspend(&mut self, id: u32, message: Suspended) {
         if let Protocol::WebSocket(websocket) = &mut self.connections[id as usize].protocol {
-            websocket.suspended = Some(text.into());
+            websocket.suspended = Some(message);
         }
     }
 
@@ -251,13 +262,20 @@ impl Shard {
     pub(super) fn resume_websocket(&mut self, id: u32) {
         let connection = &mut self.connections[id as usize];
         let Protocol::WebSocket(websocket) = &mut connection.protocol else { return };
-        if let Some(text) = websocket.suspended.take() {
-            self.handle_text(id, &text);
+        if let Some(suspended) = websocket.suspended.take() {
+            let raw = websocket.raw.clone();
+            let message = match &suspended {
+                Suspended::Text(text) => Message::Text(text),
+                Suspended::Binary(bytes) => Message::Binary(bytes),
+            };
+            if let Err((code, reason)) = self.handle_message_of(id, message, raw.as_ref()) {
+                return self.close_websocket(id, encode_close(code, &reason));
+            }
             let Some(connection) = self.connections.get_mut(id as usize) else { return };
             if connection.awaits_decision() {
                 return;
             }
-            connection.decision = Decision::Needless;
+            connection.decisions = None;
         }
         let Some(connection) = self.connections.get_mut(id as usize) else { return };
         let mut input = std::mem::take(&mut connection.input);
@@ -285,6 +303,7 @@ impl Shard {
             return Err(Problem::new(Code::AlreadySubscribed, detail).into());
         }
         check_count(self.connections[id as usize].subscriptions.len(), &self.settings.limits)?;
+        self.ask_about_message(id, Action::Subscribe, name)?;
         let slot = self.subscribe(id, name)?;
         if snapshot {
             self.begin_with_snapshot(id, slot, message_id);
@@ -313,7 +332,7 @@ impl Shard {
         channel: &ChannelName,
         publish: PublishMessage<'_>,
         message_id: MessageId<'_>,
-    ) -> Result<(), Problem> {
+    ) -> Result<(), Held> {
         let payload = match &publish.data {
             PublishData::Json(json) => Payload::json(json)?,
             PublishData::Base64(text, content_type) => {
@@ -331,7 +350,7 @@ impl Shard {
 
     fn handle_binary(&mut self, id: u32, message: &[u8]) {
         let mut quoted = None;
-        let outcome = binary::Publish::parse(message).and_then(|publish| {
+        let outcome = binary::Publish::parse(message).map_err(Held::from).and_then(|publish| {
             if !publish.message_id.is_empty() {
                 quoted = serde_json::to_string(publish.message_id).ok();
             }
@@ -345,8 +364,10 @@ impl Shard {
             )?;
             self.publish_and_reply(id, &channel, event, quoted.as_deref())
         });
-        if let Err(problem) = outcome {
-            self.push_error(&problem, quoted.as_deref());
+        match outcome {
+            Ok(()) => {}
+            Err(Held::Refused(problem)) => self.push_error(&problem, quoted.as_deref()),
+            Err(Held::Waits) => self.suspend(id, Suspended::Binary(message.into())),
         }
     }
 
@@ -356,8 +377,9 @@ impl Shard {
         channel: &ChannelName,
         event: NewEvent,
         message_id: MessageId<'_>,
-    ) -> Result<(), Problem> {
+    ) -> Result<(), Held> {
         self.check(self.holder(id), Action::Publish, channel)?;
+        self.ask_about_message(id, Action::Publish, channel)?;
         let answer = Answer::Message(message_id.map(Into::into));
         if let Some(Published { appended, .. }) = self.publish(id, channel, event, answer)? {
             self.push_text(&server::published(channel.as_str(), appended.id, appended.duplicate, message_id));
