@@ -2,7 +2,7 @@
 //! turn: half a storm's connections of two shards thus cross no thread. Must not read from them.
 
 use std::io;
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -42,6 +42,8 @@ pub(crate) enum Waiting {
 #[derive(Debug)]
 pub(crate) struct Accepted {
     pub(crate) socket: TcpStream,
+    /// Who is at its other end.
+    pub(crate) address: SocketAddr,
     /// It is over the limit.
     pub(crate) refuse: bool,
 }
@@ -63,7 +65,7 @@ impl Listener {
     pub(crate) fn accept(&mut self, own: &mut Vec<Accepted>) -> Waiting {
         for _ in 0..ACCEPTS {
             match self.socket.accept() {
-                Ok((socket, _)) => self.hand_over(socket, own),
+                Ok((socket, address)) => self.hand_over(socket, address, own),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Waiting::Nobody,
                 Err(error) if is_passing(&error) => {}
                 Err(_) => return Waiting::Exhausted,
@@ -72,7 +74,7 @@ impl Listener {
         Waiting::Others
     }
 
-    fn hand_over(&mut self, socket: TcpStream, own: &mut Vec<Accepted>) {
+    fn hand_over(&mut self, socket: TcpStream, address: SocketAddr, own: &mut Vec<Accepted>) {
         let gauges = &self.shared.gauges;
         let open = gauges.connections.fetch_add(1, Ordering::Relaxed);
         let limit = gauges.connections_max;
@@ -83,7 +85,7 @@ impl Listener {
             gauges.connections.fetch_sub(1, Ordering::Relaxed);
             return;
         }
-        let accepted = Accepted { socket, refuse: open >= limit };
+        let accepted = Accepted { socket, address, refuse: open >= limit };
         let shard = self.next;
         self.next = (shard + 1) % self.inboxes.len();
         match shard {

@@ -26,6 +26,12 @@ const TRANSPORTS: [(Transport, &str); 4] = [
     (Transport::WebSocket, "websocket"),
 ];
 
+impl Transport {
+    pub(crate) fn as_str(self) -> &'static str {
+        TRANSPORTS[self as usize].1
+    }
+}
+
 /// A number that only its shard changes.
 #[derive(Debug, Default)]
 pub(crate) struct Counter(AtomicU64);

@@ -4,13 +4,13 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use tidewire_core::websocket::encode_close;
+
 use tidewire_core::wire::message::server;
 use tidewire_core::wire::poll;
 use tidewire_core::{ChannelName, NewEvent, Problem};
 
 use super::Shard;
-use super::connection::Protocol;
+use super::connection::{Goodbye, Protocol};
 use super::raw::close_code;
 use crate::clock::wall_clock;
 use crate::http::answer::Exchange;
@@ -67,6 +67,7 @@ impl Shard {
         match &published {
             Some(published) => {
                 self.counters.published.add(1);
+                self.connections[id as usize].record.add_published();
                 self.pause_if_ahead(id, published, name);
             }
             None => self.note_owed(id),
@@ -164,6 +165,7 @@ impl Shard {
             connection.owed -= 1;
             answering = Some(id);
             if let (Ok(Done::Published(published)), Some(channel)) = (&outcome, &channel) {
+                connection.record.add_published();
                 self.pause_if_ahead(id, published, channel.name());
             }
             self.push_published(id, answer, channel.as_deref().map(Channel::name), outcome);
@@ -201,7 +203,7 @@ impl Shard {
                 self.push_text(&server::error(&problem, message_id.as_deref()));
             }
             (Answer::Raw, Err(problem)) if self.is_websocket(id) => {
-                self.start_closing(id, encode_close(close_code(&problem), problem.code.as_str()));
+                self.start_closing(id, Goodbye::frame(close_code(&problem), problem.code.as_str()));
             }
             (Answer::Raw | Answer::Message(_), _) => {}
         }

@@ -7,9 +7,11 @@ use std::sync::Arc;
 use bytes::Bytes;
 use mio::net::TcpStream;
 use tidewire_core::liveness::Liveness;
+use tidewire_core::websocket::{CloseCode, encode_close};
 
 use super::channels::Subscription;
 use super::leases::Lease;
+use super::life::Record;
 use super::long_poll::LongPoll;
 use super::snapshots::SnapshotRequest;
 use super::upload::Upload;
@@ -60,6 +62,8 @@ pub(super) struct Connection {
     pub(super) chunk: Option<Arc<Chunk>>,
     /// Nothing more will come from the peer.
     pub(super) ended: bool,
+    /// What is told of it in the log.
+    pub(super) record: Record,
 }
 
 /// What others decide about a connection's request or message, which the shard cannot know by itself.
@@ -107,6 +111,25 @@ pub(super) enum Protocol {
     },
 }
 
+/// How a connection ends: the last bytes that it sends, and the code that says why, as WebSockets have it.
+#[derive(Debug)]
+pub(super) struct Goodbye {
+    pub(super) last: Bytes,
+    pub(super) code: CloseCode,
+}
+
+impl Goodbye {
+    /// A WebSocket's close frame.
+    pub(super) fn frame(code: CloseCode, reason: &str) -> Self {
+        Self { last: encode_close(code, reason), code }
+    }
+
+    /// The end of what has no close frame.
+    pub(super) fn quiet(code: CloseCode) -> Self {
+        Self { last: Bytes::new(), code }
+    }
+}
+
 /// What became of an attempt to write.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Written {
@@ -119,7 +142,7 @@ pub(super) enum Written {
 }
 
 impl Connection {
-    pub(super) fn new(socket: TcpStream, serial: u32, deadline_ms: u64) -> Self {
+    pub(super) fn new(socket: TcpStream, serial: u32, now_ms: u64, deadline_ms: u64) -> Self {
         Self {
             socket,
             protocol: Protocol::Http { deadline_ms, begun: false },
@@ -140,6 +163,7 @@ impl Connection {
             owed: 0,
             chunk: None,
             ended: false,
+            record: Record::new(now_ms),
         }
     }
 

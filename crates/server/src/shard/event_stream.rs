@@ -59,7 +59,7 @@ impl Shard {
         let state_first = self.begin_stream(id, &read, since.as_ref(), requested, may_read_back);
         let liveness = Liveness::new(self.now_ms, &self.settings.limits, u64::from(id));
         self.connections[id as usize].protocol = Protocol::EventStream { liveness, several: read.several };
-        self.counters.change(Transport::Http, Transport::EventStream);
+        self.become_stream(id, Transport::EventStream);
         if state_first {
             self.begin_with_snapshot(id, 0, None);
         }

@@ -114,6 +114,7 @@ impl Shard {
             *writes -= 1;
             match connection.write(&encoded.bytes) {
                 Written::All => {
+                    connection.record.add_delivered(encoded.ends.len());
                     self.counters.add_delivered(encoded.ends.len(), encoded.bytes.len());
                     local.groups[group].sent += 1;
                     if let Bytewise::Poll(reply) = &bytewise {
@@ -177,6 +178,7 @@ impl Shard {
                 }
                 let seen = under_way + usize::from(begun);
                 let cursor = if seen == 0 { local.reached } else { batch.events[seen - 1].id.offset };
+                connection.record.add_delivered(under_way);
                 self.counters.add_delivered(under_way, taken);
                 local.part(&mut self.connections, member, cursor);
             }

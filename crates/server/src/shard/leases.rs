@@ -3,18 +3,18 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
-use tidewire_core::websocket::{CloseCode, encode_close};
+use tidewire_core::websocket::CloseCode;
 use tidewire_core::wire::message::{MessageId, server};
 use tidewire_core::wire::sse;
 use tidewire_core::{Code, Problem, Timestamp};
 
 use super::Shard;
-use super::connection::Protocol;
+use super::connection::{Goodbye, Protocol};
 use super::visitors::Held;
 use crate::access::identity::{Action, Identity};
 use crate::access::{Stopped, Who};
 use crate::clock::wall_clock;
+use crate::metrics::Transport;
 
 /// When an event stream whose token has expired should come back: by then its cookie is a newer one.
 const RECONNECT_AFTER_MS: [u64; 2] = [0, 1000];
@@ -30,9 +30,16 @@ pub(super) struct Lease {
 }
 
 impl Shard {
-    /// The connection becomes a stream of `who`.
+    /// The connection becomes a stream.
+    pub(super) fn become_stream(&mut self, id: u32, transport: Transport) {
+        self.counters.change(Transport::Http, transport);
+        self.connections[id as usize].record.transport = transport;
+    }
+
+    /// The stream belongs to `who`.
     pub(super) fn lease(&mut self, id: u32, who: Who) {
         let Some(who) = who else { return };
+        self.log_identified(id, &who, self.connections[id as usize].protocol.transport());
         let ends_ms = self.lease_end(&who);
         self.connections[id as usize].lease = Some(Box::new(Lease { who, ends_ms, is_told: false }));
         if let Some(ends_ms) = ends_ms {
@@ -67,15 +74,15 @@ impl Shard {
         }
         match &connection.protocol {
             Protocol::WebSocket(_) => {
-                self.start_closing(id, encode_close(CloseCode::TOKEN_EXPIRED, "token_expired"));
+                self.start_closing(id, Goodbye::frame(CloseCode::TOKEN_EXPIRED, "token_expired"));
             }
             Protocol::EventStream { .. } => {
                 let mut last = Vec::new();
                 sse::reconnect(&mut last, RECONNECT_AFTER_MS, "token_expired");
-                self.start_closing(id, last.into());
+                self.start_closing(id, Goodbye { last: last.into(), code: CloseCode::TOKEN_EXPIRED });
             }
             Protocol::LongPoll(_) => self.end_long_poll(id),
-            _ => self.start_closing(id, Bytes::new()),
+            _ => self.start_closing(id, Goodbye::quiet(CloseCode::TOKEN_EXPIRED)),
         }
     }
 

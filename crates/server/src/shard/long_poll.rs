@@ -247,7 +247,7 @@ impl Shard {
         }
         let deadline_ms = poll.deadline_ms;
         self.connections[id as usize].protocol = Protocol::LongPoll(Box::new(poll));
-        self.counters.change(Transport::Http, Transport::LongPoll);
+        self.become_stream(id, Transport::LongPoll);
         self.arm_at(id, deadline_ms);
         self.lease(id, who);
         Ok(())

@@ -11,6 +11,7 @@ mod event_stream;
 mod fanout;
 mod inbox;
 mod leases;
+mod life;
 mod long_poll;
 mod pump;
 mod raw;
@@ -31,10 +32,9 @@ use std::net::Shutdown;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use mio::{Events, Interest, Poll, Token, Waker};
 use slab::Slab;
-use tidewire_core::websocket::{Deflater, Inflater};
+use tidewire_core::websocket::{CloseCode, Deflater, Inflater};
 use tidewire_core::{ChannelName, Event};
 
 use crate::access::Access;
@@ -47,7 +47,7 @@ use crate::server::Gauges;
 use crate::settings::Settings;
 use channels::LocalChannel;
 use commits::{Awaited, PausedBy};
-use connection::{Connection, Protocol};
+use connection::{Connection, Goodbye, Protocol};
 pub(crate) use inbox::{Inbox, Message};
 use pump::Mark;
 use wheel::Wheel;
@@ -252,23 +252,24 @@ impl Shard {
     }
 
     fn accept(&mut self, accepted: Accepted) {
-        let Accepted { socket, refuse } = accepted;
+        let Accepted { socket, address, refuse } = accepted;
         let deadline_ms = self.now_ms + self.settings.limits.head_timeout_ms;
         let entry = self.connections.vacant_entry();
         let id = entry.key();
         self.serial = self.serial.wrapping_add(1);
-        let connection = entry.insert(Connection::new(socket, self.serial, deadline_ms));
+        let connection = entry.insert(Connection::new(socket, self.serial, self.now_ms, deadline_ms));
         let interest = Interest::READABLE | Interest::WRITABLE;
         if self.poll.registry().register(&mut connection.socket, Token(id), interest).is_err() {
             self.close(id as u32);
             return;
         }
         self.counters.open(Transport::Http);
+        self.log_accepted(id as u32, address);
         self.arm_at(id as u32, deadline_ms);
         if refuse || self.stopping {
             answer::unavailable(&mut self.out);
             self.finish_turn(id as u32);
-            self.start_closing(id as u32, Bytes::new());
+            self.start_closing(id as u32, Goodbye::quiet(CloseCode::GOING_AWAY));
             self.discard_output();
         }
     }
@@ -292,13 +293,14 @@ impl Shard {
         }
     }
 
-    /// Ends a connection orderly: `last` is sent after what is pending, then our side is shut down, and
+    /// Ends a connection orderly: the goodbye is sent after what is pending, then our side is shut down, and
     /// the peer has some time to do the same.
-    fn start_closing(&mut self, id: u32, last: Bytes) {
+    fn start_closing(&mut self, id: u32, Goodbye { last, code }: Goodbye) {
         self.unsubscribe_all(id);
         let deadline_ms = self.now_ms + self.settings.limits.close_timeout_ms;
         let Some(connection) = self.connections.get_mut(id as usize) else { return };
         self.counters.change(connection.protocol.transport(), Transport::Http);
+        connection.record.code = code.0;
         connection.protocol = Protocol::Closing { deadline_ms, shut: false };
         connection.input = Vec::new();
         if connection.pending.is_empty() {
@@ -339,6 +341,7 @@ impl Shard {
         let Some(connection) = self.connections.try_remove(id as usize) else { return };
         self.paused.retain(|(paused, _)| *paused != id);
         self.counters.close(connection.protocol.transport());
+        self.log_closed(&connection);
         self.gauges.connections.fetch_sub(1, std::sync::atomic::Ordering::Relaxed);
         if self.connections.is_empty() {
             self.connections.shrink_to_fit();

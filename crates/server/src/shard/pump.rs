@@ -216,6 +216,7 @@ impl Shard {
                 None => Bytes::copy_from_slice(&out[taken..kept]),
             };
         }
+        connection.record.add_delivered(delivered);
         self.counters.add_delivered(delivered, taken);
         if taken < out.len() {
             let now_ms = self.now_ms;

@@ -1,11 +1,12 @@
 //! The raw WebSocket route: one channel, messages are payloads. Must not know the envelope.
 
 use tidewire_core::cursor::Start;
-use tidewire_core::websocket::{CloseCode, encode_close};
+use tidewire_core::websocket::CloseCode;
 use tidewire_core::{ChannelName, NewEvent, Payload, Problem, Since};
 
 use super::Shard;
 use super::commits::Answer;
+use super::connection::Goodbye;
 use super::visitors::Held;
 use crate::access::identity::Action;
 
@@ -24,7 +25,7 @@ impl Shard {
         subscription.cursor = channel.head();
         self.counters.gaps.add(1);
         self.finish_turn(id);
-        self.start_closing(id, encode_close(CloseCode::GAP, "gap"));
+        self.start_closing(id, Goodbye::frame(CloseCode::GAP, "gap"));
     }
 
     /// Publishes a message of a raw WebSocket. False if it must wait until something is decided.

@@ -3,12 +3,11 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use tidewire_core::Problem;
-use tidewire_core::websocket::encode_close;
+use tidewire_core::websocket::CloseCode;
 
 use super::Shard;
-use super::connection::Protocol;
+use super::connection::{Goodbye, Protocol};
 use super::raw::close_code;
 use crate::hub::Channel;
 use crate::store::load::{Amount, Load, Loaded, Outcome, What};
@@ -90,9 +89,9 @@ impl Shard {
                 }
             }
             Protocol::WebSocket(_) => {
-                self.start_closing(id, encode_close(close_code(problem), problem.code.as_str()));
+                self.start_closing(id, Goodbye::frame(close_code(problem), problem.code.as_str()));
             }
-            Protocol::EventStream { .. } => self.start_closing(id, Bytes::new()),
+            Protocol::EventStream { .. } => self.start_closing(id, Goodbye::quiet(CloseCode::INTERNAL)),
             Protocol::Http { .. }
             | Protocol::Upload(_)
             | Protocol::Snapshot(_)

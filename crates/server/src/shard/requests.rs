@@ -1,13 +1,13 @@
 //! One request after the other: finds its route and answers it, or turns the connection into a stream.
 //! Must not know sockets: answers go to `out`.
 
-use bytes::Bytes;
 use tidewire_core::cursor::Start;
 use tidewire_core::http1::{BodyLength, Method, Query, Request, if_none_match};
+use tidewire_core::websocket::CloseCode;
 use tidewire_core::{ChannelName, Code, Problem};
 
 use super::Shard;
-use super::connection::Protocol;
+use super::connection::{Goodbye, Protocol};
 use super::long_poll::Reply;
 use super::visitors::Visit;
 use crate::access::identity::Action;
@@ -58,6 +58,7 @@ impl Shard {
                 return true;
             }
             self.counters.refused.add(1);
+            self.log_refused(id, &problem);
             exchange.problem(&mut self.out, &problem, &[]);
             self.after_answer(id, exchange.keep_alive);
         }
@@ -249,7 +250,7 @@ impl Shard {
         } else {
             self.finish_turn(id);
             if self.connections.contains(id as usize) {
-                self.start_closing(id, Bytes::new());
+                self.start_closing(id, Goodbye::quiet(CloseCode::NORMAL));
             }
         }
     }

@@ -3,15 +3,14 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use tidewire_core::http1::{Query, Request, if_none_match};
-use tidewire_core::websocket::encode_close;
+use tidewire_core::websocket::CloseCode;
 use tidewire_core::wire::message::{MessageId, server};
 use tidewire_core::wire::{poll, sse};
 use tidewire_core::{ChannelName, EventId, Problem};
 
 use super::Shard;
-use super::connection::Protocol;
+use super::connection::{Goodbye, Protocol};
 use super::raw::close_code;
 use crate::http::answer::Exchange;
 use crate::hub::{Channel, Snapshot};
@@ -116,9 +115,11 @@ impl Shard {
                 }
             }
             (Protocol::WebSocket(_), Err(problem)) => {
-                self.start_closing(id, encode_close(close_code(&problem), problem.code.as_str()));
+                self.start_closing(id, Goodbye::frame(close_code(&problem), problem.code.as_str()));
             }
-            (Protocol::EventStream { .. }, Err(_)) => self.start_closing(id, Bytes::new()),
+            (Protocol::EventStream { .. }, Err(_)) => {
+                self.start_closing(id, Goodbye::quiet(CloseCode::INTERNAL))
+            }
             _ => {}
         }
     }

@@ -20,6 +20,7 @@ impl Shard {
         let subscriptions = &mut self.connections[id as usize].subscriptions;
         subscriptions.reserve_exact(if slot == 0 { 1 } else { subscriptions.len() / 2 });
         subscriptions.push(Subscription { channel: number, place, cursor: 0 });
+        self.log_subscribed(id, name);
         Ok(slot)
     }
 

@@ -9,7 +9,7 @@ use tidewire_core::wire::sse;
 use tidewire_core::{Code, Problem};
 
 use super::Shard;
-use super::connection::Protocol;
+use super::connection::{Goodbye, Protocol};
 
 /// When clients should come back to a server that goes away: spread, so that they do not come at once.
 const RECONNECT_AFTER_MS: [u64; 2] = [500, 3000];
@@ -97,7 +97,7 @@ impl Shard {
             }
             Protocol::WebSocket(_) => {
                 self.counters.silent.add(1);
-                self.start_closing(id, encode_close(CloseCode::NO_SIGN_OF_LIFE, "no_sign_of_life"));
+                self.start_closing(id, Goodbye::frame(CloseCode::NO_SIGN_OF_LIFE, "no_sign_of_life"));
             }
             Protocol::Upload(_) | Protocol::Http { begun: true, .. } if connection.is_free() => {
                 let detail = "the request did not arrive in time";
@@ -110,13 +110,13 @@ impl Shard {
     /// Closes a subscriber that fell too far behind, in a way from which it can resume.
     pub(super) fn close_slow(&mut self, id: u32) {
         let Some(connection) = self.connections.get(id as usize) else { return };
-        let last = match connection.protocol {
-            Protocol::WebSocket(_) => encode_close(CloseCode::SLOW_CONSUMER, "slow_consumer"),
-            Protocol::EventStream { .. } => Bytes::new(),
+        let goodbye = match connection.protocol {
+            Protocol::WebSocket(_) => Goodbye::frame(CloseCode::SLOW_CONSUMER, "slow_consumer"),
+            Protocol::EventStream { .. } => Goodbye::quiet(CloseCode::SLOW_CONSUMER),
             _ => return self.close(id),
         };
         self.counters.slow.add(1);
-        self.start_closing(id, last);
+        self.start_closing(id, goodbye);
     }
 
     /// Tells a client that the server goes away, and closes.
@@ -130,17 +130,17 @@ impl Shard {
                     last.extend_from_slice(&encode_frame(OpCode::Text, &message));
                 }
                 last.extend_from_slice(&encode_close(CloseCode::GOING_AWAY, "shutdown"));
-                self.start_closing(id, last.into());
+                self.start_closing(id, Goodbye { last: last.into(), code: CloseCode::GOING_AWAY });
             }
             Protocol::EventStream { .. } => {
                 let mut last = Vec::new();
                 sse::reconnect(&mut last, RECONNECT_AFTER_MS, "shutdown");
-                self.start_closing(id, last.into());
+                self.start_closing(id, Goodbye { last: last.into(), code: CloseCode::GOING_AWAY });
             }
             Protocol::LongPoll(_) => {
                 self.end_long_poll(id);
                 if self.connections.contains(id as usize) {
-                    self.start_closing(id, Bytes::new());
+                    self.start_closing(id, Goodbye::quiet(CloseCode::GOING_AWAY));
                 }
             }
             // Its answers are on their way.
@@ -148,7 +148,7 @@ impl Shard {
                 self.connections[id as usize].finishing = true;
             }
             Protocol::Http { .. } | Protocol::Upload(_) | Protocol::Snapshot(_) => {
-                self.start_closing(id, Bytes::new());
+                self.start_closing(id, Goodbye::quiet(CloseCode::GOING_AWAY));
             }
             Protocol::Closing { .. } => {}
         }

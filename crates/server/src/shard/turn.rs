@@ -1,12 +1,12 @@
 //! A connection's turn: write what is pending, read what has come, hand it to whoever understands it,
 //! and write what that gave. Must not know what the bytes mean.
 
-use bytes::Bytes;
 use tidewire_core::http1::{HeadLimits, Method, Parsed, Request, header_space, parse_request};
 
 use tidewire_core::limits::Durability;
+use tidewire_core::websocket::CloseCode;
 
-use super::connection::Protocol;
+use super::connection::{Goodbye, Protocol};
 use super::{READ_BYTES, Shard};
 use crate::http::route::Route;
 
@@ -238,7 +238,7 @@ impl Shard {
         let http = matches!(connection.protocol, Protocol::Http { .. });
         let closing = matches!(connection.protocol, Protocol::Closing { .. });
         if http && connection.finishing && connection.owed == 0 {
-            return self.start_closing(id, Bytes::new());
+            return self.start_closing(id, Goodbye::quiet(CloseCode::NORMAL));
         }
         if connection.ended && (http || closing) && connection.owed == 0 && !connection.awaits_decision() {
             if http && !connection.input.is_empty() && self.out_was_full(id) {

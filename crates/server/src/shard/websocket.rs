@@ -9,8 +9,8 @@ use tidewire_core::http1::{BodyLength, Method, Query, Request, ResponseHead, Ver
 use tidewire_core::limits::Limits;
 use tidewire_core::liveness::Liveness;
 use tidewire_core::websocket::{
-    CloseCode, Decoder, Deflate, Input, Message, OpCode, Role, Window, accept_key, encode_close,
-    is_valid_key, negotiate_deflate, push_header,
+    CloseCode, Decoder, Deflate, Input, Message, OpCode, Role, Window, accept_key, is_valid_key,
+    negotiate_deflate, push_header,
 };
 use tidewire_core::wire::message::{ClientMessage, MessageId, PublishData, PublishMessage, server};
 use tidewire_core::wire::{Form, binary, poll};
@@ -18,7 +18,7 @@ use tidewire_core::{ChannelName, Code, NewEvent, Payload, Problem, Since};
 
 use super::Shard;
 use super::commits::Answer;
-use super::connection::Protocol;
+use super::connection::{Goodbye, Protocol};
 use super::visitors::Held;
 use crate::access::Who;
 use crate::access::identity::{Action, Identity};
@@ -38,7 +38,7 @@ pub(super) struct WebSocket {
     /// Whether events go out compressed, and in which window.
     deflate: Option<Window>,
     /// What to close with, once the disk has answered for what was published before.
-    closing: Option<Bytes>,
+    closing: Option<Goodbye>,
     /// A message whose turn comes once something is decided.
     suspended: Option<Suspended>,
 }
@@ -99,7 +99,7 @@ impl Shard {
             closing: None,
             suspended: None,
         }));
-        self.counters.change(Transport::Http, Transport::WebSocket);
+        self.become_stream(id, Transport::WebSocket);
         self.arm_at(id, self.now_ms + self.settings.limits.heartbeat_ms / 2);
         self.lease(id, who);
         if is_raw {
@@ -143,7 +143,7 @@ impl Shard {
                 Ok(None) => break None,
                 Ok(Some(message)) => {
                     if let Err((code, reason)) = self.handle_message_of(id, message, raw.as_ref()) {
-                        break Some(encode_close(code, &reason));
+                        break Some(Goodbye::frame(code, &reason));
                     }
                     let Some(connection) = self.connections.get_mut(id as usize) else { break None };
                     if connection.awaits_decision() {
@@ -153,7 +153,7 @@ impl Shard {
                 }
                 Err(violation) => {
                     self.counters.refused.add(1);
-                    break Some(encode_close(violation.code, violation.reason));
+                    break Some(Goodbye::frame(violation.code, violation.reason));
                 }
             }
         };
@@ -163,23 +163,23 @@ impl Shard {
         {
             websocket.decoder = decoder;
         }
-        if let Some(last) = closing {
-            self.close_websocket(id, last);
+        if let Some(goodbye) = closing {
+            self.close_websocket(id, goodbye);
         }
     }
 
-    /// Closes with `last`, after the answers to what was published before, and its events.
-    fn close_websocket(&mut self, id: u32, last: Bytes) {
+    /// Says `goodbye` after the answers to what was published before, and its events.
+    fn close_websocket(&mut self, id: u32, goodbye: Goodbye) {
         let Some(connection) = self.connections.get_mut(id as usize) else { return };
         if connection.owed > 0
             && let Protocol::WebSocket(websocket) = &mut connection.protocol
         {
-            websocket.closing = Some(last);
+            websocket.closing = Some(goodbye);
             connection.finishing = true;
             return;
         }
         self.finish_last_turn(id);
-        self.start_closing(id, last);
+        self.start_closing(id, goodbye);
     }
 
     /// The disk has answered for all that the connection published: closes it, if that is what it waits for.
@@ -187,9 +187,9 @@ impl Shard {
         let Some(connection) = self.connections.get_mut(id as usize) else { return };
         if connection.owed == 0
             && let Protocol::WebSocket(websocket) = &mut connection.protocol
-            && let Some(last) = websocket.closing.take()
+            && let Some(goodbye) = websocket.closing.take()
         {
-            self.close_websocket(id, last);
+            self.close_websocket(id, goodbye);
         }
     }
 
@@ -269,7 +269,7 @@ impl Shard {
                 Suspended::Binary(bytes) => Message::Binary(bytes),
             };
             if let Err((code, reason)) = self.handle_message_of(id, message, raw.as_ref()) {
-                return self.close_websocket(id, encode_close(code, &reason));
+                return self.close_websocket(id, Goodbye::frame(code, &reason));
             }
             let Some(connection) = self.connections.get_mut(id as usize) else { return };
             if connection.awaits_decision() {
