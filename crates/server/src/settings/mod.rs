@@ -1,0 +1,130 @@
+//! Settings: `tidewire.toml`, the environment and the flags, checked and merged before a port is bound.
+//! Must not know what the settings do; a value that gets past here is usable.
+#![allow(dead_code)]
+
+mod access;
+mod channels;
+mod definition;
+mod forms;
+mod load;
+mod log;
+mod mistakes;
+mod options;
+mod source;
+#[cfg(test)]
+mod tests;
+mod values;
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use tidewire_core::limits::{Limits, Policy};
+
+use crate::access::pattern::{Fit, Pattern};
+use crate::access::settings::{AccessSettings, ChannelRights};
+pub(crate) use log::LogSettings;
+
+/// Checked settings.
+#[derive(Debug)]
+pub struct Settings {
+    /// Where to listen.
+    pub listen: SocketAddr,
+    /// How many shards serve connections.
+    pub shards: usize,
+    /// Whether the demo page is served and this machine's figures are published on `host`.
+    pub demo: bool,
+    /// Where the log on disk is. `None` keeps everything in memory.
+    pub data: Option<PathBuf>,
+    /// All bounds.
+    pub limits: Limits,
+    /// What can be used, and should be known all the same: a line each.
+    pub warnings: Vec<String>,
+    /// Who is who, and whom to ask.
+    pub(crate) access: Arc<AccessSettings>,
+    /// What is logged.
+    pub(crate) log: LogSettings,
+    /// What holds for the channels of a pattern; the first that fits decides.
+    by_pattern: Vec<(Pattern, Arc<Rule>)>,
+    /// What holds where no pattern fits.
+    otherwise: Arc<Rule>,
+}
+
+/// What the command line says.
+#[derive(Debug, Default)]
+pub struct Flags {
+    /// `--listen`.
+    pub listen: Option<SocketAddr>,
+    /// `--insecure`.
+    pub insecure: bool,
+    /// `--no-demo`.
+    pub no_demo: bool,
+    /// `--data`.
+    pub data: Option<PathBuf>,
+    /// `--memory`.
+    pub memory: bool,
+}
+
+/// What holds for some channels.
+#[derive(Debug, Clone)]
+pub(crate) struct Rule {
+    /// Its place among [`Settings::rules`].
+    pub(crate) number: usize,
+    /// What is kept, and where.
+    pub(crate) policy: Arc<Policy>,
+    /// Who may do what.
+    pub(crate) rights: ChannelRights,
+    /// What the data of an event must be.
+    pub(crate) schema: Option<Schema>,
+}
+
+/// A JSON Schema as it was read; nobody has looked whether it is one.
+#[derive(Debug, Clone)]
+pub(crate) struct Schema {
+    /// The file, for messages.
+    pub(crate) path: PathBuf,
+    /// What is in it.
+    pub(crate) value: Arc<serde_json::Value>,
+}
+
+impl Settings {
+    /// Reads the file, if any, and lays the environment over it, and the flags over that.
+    ///
+    /// # Errors
+    /// All that is wrong, each with its place and what would be right.
+    pub fn load(path: Option<&Path>, flags: &Flags) -> anyhow::Result<Self> {
+        let sources = load::Sources::gather(path, flags)?;
+        Ok(load::read(&sources)?.settings)
+    }
+
+    /// What `--help` says of a flag that is also an option: what the reference says.
+    pub fn help(option: &str) -> String {
+        load::help(option)
+    }
+
+    /// What holds for a channel: the first rule whose pattern fits, else what holds for all; and how it fits.
+    pub(crate) fn rule_of<'c>(&self, channel: &'c str) -> (&Arc<Rule>, Fit<'c>) {
+        for (pattern, rule) in &self.by_pattern {
+            match pattern.fit(channel) {
+                Fit::No => {}
+                fit => return (rule, fit),
+            }
+        }
+        (&self.otherwise, Fit::Yes)
+    }
+
+    /// What is kept of a channel.
+    pub fn policy_of(&self, channel: &str) -> &Arc<Policy> {
+        &self.rule_of(channel).0.policy
+    }
+
+    /// All rules by their number; the last one holds where no pattern fits.
+    pub(crate) fn rules(&self) -> impl Iterator<Item = &Arc<Rule>> {
+        self.by_pattern.iter().map(|(_, rule)| rule).chain([&self.otherwise])
+    }
+
+    /// The longest time for which any channel remembers idempotency keys.
+    pub fn idempotency_ms(&self) -> u64 {
+        self.rules().map(|rule| rule.policy.retention.idempotency_ms).max().unwrap_or(0)
+    }
+}
