@@ -1,82 +1,145 @@
-//! Every bound of the server in one place, with its unit, its default and what happens beyond it.
+//! Every bound of the server in one place, with its unit, range, default and what happens beyond it.
 //! Must not know where the numbers come from (flags, file) or who enforces them.
 
-/// Bounds on what peers may do and what the server keeps.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Limits {
-    /// The largest event and the largest WebSocket message, inflated. Beyond: 413, or close 1009.
-    pub event_bytes: usize,
-    /// The largest request head. Beyond: 431.
-    pub head_bytes: usize,
-    /// The most header fields of a request. Beyond: 431.
-    pub head_fields: usize,
-    /// How long a request head may take from its first byte. Beyond: 408.
-    pub head_timeout_ms: u64,
-    /// How long a request body may take. Beyond: 408.
-    pub body_timeout_ms: u64,
-    /// How long a connection without a request is kept. Beyond: it is closed.
-    pub idle_timeout_ms: u64,
-    /// How often a WebSocket is pinged and an SSE stream gets a comment. A WebSocket from which nothing
-    /// comes for two intervals is closed with 4002.
-    pub heartbeat_ms: u64,
-    /// How long a socket may take nothing while there is something to send. Beyond: it is closed.
-    pub stall_timeout_ms: u64,
-    /// How many events a subscriber may lag behind. Beyond: it is closed with 4001 (resumable).
-    pub lag_events: u64,
-    /// How long a closing connection may take to say goodbye. Beyond: it is cut.
-    pub close_timeout_ms: u64,
-    /// How long a long poll may ask to be held.
-    pub wait_ms: u64,
-    /// How many connections are served at a time. Beyond: 503 and closed.
-    pub connections: usize,
-    /// How many subscriptions a WebSocket may hold. Beyond: `too_many_channels`.
-    pub channels_per_connection: usize,
-    /// How many channels a request may name. Beyond: `too_many_channels`.
-    pub channels_per_request: usize,
-    /// How many events a poll may ask for at a time.
-    pub page_events: usize,
-    /// After how many bytes of data a poll's answer ends, and how much a laggard gets in one write.
-    pub page_bytes: usize,
-    /// How many channels hold history or subscribers at a time. Beyond: 507.
-    pub channels: usize,
-    /// How many bytes of history all channels hold together. Beyond: each keeps its equal share, and who has
-    /// more drops its oldest events; an event larger than all of it is refused with 507.
-    pub history_bytes: usize,
-    /// How many keys the state of a channel may have. Beyond: 507 for new ones.
-    pub state_keys: usize,
-    /// How many bytes the events of such a state may have. Beyond: 507 for what makes it larger.
-    pub state_bytes: usize,
-    /// How many events may wait for the fan-out of a shard before their publisher's connection is
-    /// not read for a while.
-    pub backlog_events: u64,
+/// A bound as the configuration offers it.
+#[derive(Debug, Clone, Copy)]
+pub struct Bound {
+    /// Its name, with the unit at its end.
+    pub name: &'static str,
+    /// What it bounds and what happens beyond. Lines that begin with `Cost:` or `Danger:` say so.
+    pub text: &'static str,
+    /// The least that it can be.
+    pub least: u64,
+    /// The most that it can be.
+    pub most: u64,
+    /// What it is if nobody says otherwise.
+    pub default: u64,
 }
 
-impl Default for Limits {
-    fn default() -> Self {
-        Self {
-            event_bytes: 1 << 20,
-            head_bytes: 16 << 10,
-            head_fields: 64,
-            head_timeout_ms: 10_000,
-            body_timeout_ms: 30_000,
-            idle_timeout_ms: 75_000,
-            heartbeat_ms: 25_000,
-            stall_timeout_ms: 30_000,
-            lag_events: 10_000,
-            close_timeout_ms: 5_000,
-            wait_ms: 60_000,
-            connections: 100_000,
-            channels_per_connection: 1_000,
-            channels_per_request: crate::cursor::Cursor::IDS_MAX,
-            page_events: 1_000,
-            page_bytes: 1 << 20,
-            channels: 500_000,
-            history_bytes: 1 << 30,
-            state_keys: 10_000,
-            state_bytes: 8 << 20,
-            backlog_events: 1_000,
+/// Makes the fields, their defaults and the options of one list, so that none can be left out of one.
+macro_rules! limits {
+    ($($(#[doc = $text:literal])+ $name:ident: $type:ty = $default:expr, $least:expr => $most:expr;)+) => {
+        /// Bounds on what peers may do and what the server keeps.
+        #[derive(Debug, Clone, PartialEq, Eq)]
+        pub struct Limits { $($(#[doc = $text])+ pub $name: $type,)+ }
+
+        impl Default for Limits {
+            fn default() -> Self {
+                Self { $($name: $default,)+ }
+            }
         }
-    }
+
+        impl Limits {
+            /// All of them, in the order of the reference.
+            pub const ALL: &[Bound] = &[$(Bound {
+                name: stringify!($name),
+                text: concat!($($text, "\n"),+),
+                least: $least as u64,
+                most: $most as u64,
+                default: $default as u64,
+            }),+];
+
+            /// The limits of which each is as `value` says by name, else the default.
+            #[must_use]
+            #[allow(clippy::useless_conversion)]
+            pub fn by_name(value: impl Fn(&'static str) -> Option<u64>) -> Self {
+                let defaults = Self::default();
+                Self { $($name: value(stringify!($name))
+                    .and_then(|value| <$type>::try_from(value).ok())
+                    .unwrap_or(defaults.$name),)+ }
+            }
+        }
+    };
+}
+
+const DAY_MS: u64 = 86_400_000;
+/// For what only the format bounds (TOML has no larger integers).
+const ANY: u64 = i64::MAX as u64;
+
+limits! {
+    /// The largest event and the largest WebSocket message, inflated. Beyond: 413, or close 1009.
+    /// Cost: each connection that sends one holds it in memory until it is whole.
+    event_bytes: usize = 1 << 20, 1 => 256 << 20;
+    /// The largest request head. Beyond: 431.
+    /// Cost: each connection whose head is on its way may hold that much.
+    head_bytes: usize = 16 << 10, 512 => 64 << 10;
+    /// The most header fields of a request. Beyond: 431.
+    head_fields: usize = 64, 4 => 64;
+    /// How long a request head may take from its first byte. Beyond: 408.
+    /// Danger: long ones let slow senders hold connections that others need.
+    head_timeout_ms: u64 = 10_000, 50 => DAY_MS;
+    /// How long a request body may take. Beyond: 408.
+    /// Danger: as `head_timeout_ms`, and a body in memory as well.
+    body_timeout_ms: u64 = 30_000, 50 => DAY_MS;
+    /// How long a connection without a request is kept. Beyond: it is closed.
+    /// Cost: less than 1 KiB for each connection kept.
+    idle_timeout_ms: u64 = 75_000, 50 => DAY_MS;
+    /// How often a WebSocket is pinged and an event stream gets a comment. A WebSocket from which nothing
+    /// comes for two intervals is closed (4002).
+    /// Cost: one small packet for each connection and interval.
+    /// Danger: longer than a proxy's or router's idle timeout, connections break without a word.
+    heartbeat_ms: u64 = 25_000, 50 => DAY_MS;
+    /// How long a socket may take nothing while there is something to send. Beyond: it is closed (4001,
+    /// resumable).
+    stall_timeout_ms: u64 = 30_000, 50 => DAY_MS;
+    /// How many events a subscriber of a channel in memory whose socket is full may lag behind. Beyond: it is
+    /// closed (4001, resumable). Of a channel on disk, only `stall_timeout_ms` ends a slow one. With less than
+    /// `history.events`, long replays over slow lines take several connections.
+    lag_events: u64 = 10_000, 1 => ANY;
+    /// How long a closing connection may take to say goodbye. Beyond: it is cut.
+    close_timeout_ms: u64 = 5_000, 50 => DAY_MS;
+    /// The longest that a long poll may ask to be held.
+    wait_ms: u64 = 60_000, 0 => DAY_MS;
+    /// How many connections are served at a time. Beyond: 503 and closed. Never more than the file descriptors
+    /// allow, less 320.
+    /// Cost: less than 1 KiB for each idle one, and the kernel's socket.
+    connections: usize = 100_000, 1 => 10_000_000;
+    /// How many connections a user may have at a time; 0: no bound. Beyond: 429, or a close that says so.
+    connections_per_user: u32 = 0, 0 => u32::MAX;
+    /// How many connections an address may have at a time; 0: no bound. Beyond: 429.
+    /// Danger: behind a proxy that `[proxies]` does not name, all clients have the proxy's address.
+    connections_per_ip: u32 = 0, 0 => u32::MAX;
+    /// How many connections an address may open in a minute; 0: no bound. Beyond: 429.
+    /// Danger: many users may share one address, and all of them reconnect at once after a failure.
+    attempts_per_ip_per_minute: u32 = 0, 0 => u32::MAX;
+    /// About how many addresses something is remembered. Beyond, older ones are forgotten.
+    /// Cost: some 100 bytes each.
+    tracked_ips: u32 = 100_000, 1 => u32::MAX;
+    /// How many messages a connection may send in a second; 0: no bound. Beyond: 429, or a close that says so.
+    messages_per_second: u32 = 0, 0 => u32::MAX;
+    /// How many bytes of messages a connection may send in a second; 0: no bound. Beyond: as above.
+    message_bytes_per_second: u32 = 0, 0 => u32::MAX;
+    /// How many messages a user may send in a second over all connections; 0: no bound. Beyond: as above.
+    user_messages_per_second: u32 = 0, 0 => u32::MAX;
+    /// How many bytes of messages a user may send in a second over all connections; 0: no bound. Beyond: as
+    /// above.
+    user_message_bytes_per_second: u32 = 0, 0 => u32::MAX;
+    /// How many subscriptions a user may hold over all connections; 0: no bound. Beyond: 429, or an error of
+    /// the message that asked.
+    subscriptions_per_user: u32 = 0, 0 => u32::MAX;
+    /// How many subscriptions a WebSocket may hold. Beyond: `too_many_channels`.
+    channels_per_connection: usize = 1_000, 1 => 100_000;
+    /// How many channels a request may name. Beyond: `too_many_channels`.
+    channels_per_request: usize = crate::cursor::Cursor::IDS_MAX, 1 => crate::cursor::Cursor::IDS_MAX;
+    /// The largest `limit` of a poll.
+    page_events: usize = 1_000, 1 => 100_000;
+    /// After how many bytes of data a poll's answer ends, and how much a laggard gets in one write.
+    /// Cost: that much memory for each poll under way.
+    page_bytes: usize = 1 << 20, 1024 => 256 << 20;
+    /// How many channels hold history or subscribers at a time. Beyond: 507.
+    /// Cost: up to 1 KiB each.
+    channels: usize = 500_000, 1 => 100_000_000;
+    /// How many bytes of history all channels in memory hold together. Beyond: each keeps its equal share, and
+    /// who has more drops its oldest events; an event larger than all of it is refused with 507.
+    /// Cost: this much memory, and some 600 bytes more for each event that was delivered in a form or two.
+    history_bytes: usize = 1 << 30, 1024 => ANY;
+    /// How many keys the state of a channel may have. Beyond: 507 (`state_full`) for new ones.
+    state_keys: usize = 10_000, 1 => 10_000_000;
+    /// How many bytes the events of such a state may have. Beyond: 507 for what makes it larger.
+    state_bytes: usize = 8 << 20, 1024 => 256 << 20;
+    /// How many events may wait for the fan-out of a shard before their publisher's connection is not read
+    /// for a while.
+    backlog_events: u64 = 1_000, 1 => ANY;
 }
 
 /// How much of a channel's past is kept. An event is dropped when any bound is passed.

@@ -9,6 +9,7 @@ mod clock;
 mod http;
 mod hub;
 mod listener;
+mod log;
 mod metrics;
 mod schema;
 mod server;
@@ -18,6 +19,7 @@ mod sources;
 mod store;
 
 pub use hub::{Channel, Hub, Located, Published, Snapshot, Unread};
+pub use log::LogGuard;
 pub use server::Server;
 pub use settings::{Flags, Settings};
 pub use store::{Checked, check};

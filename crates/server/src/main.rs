@@ -43,14 +43,12 @@ enum Command {
 
 #[derive(Debug, Args)]
 struct Serve {
-    /// Where to listen (default: 127.0.0.1:8080).
-    #[arg(long, value_name = "ADDRESS:PORT")]
+    #[arg(long, value_name = "ADDRESS:PORT", help = Settings::help("listen"))]
     listen: Option<SocketAddr>,
-    /// Settings; see docs/configuration.md.
+    /// The configuration; see docs/configuration.md.
     #[arg(long, value_name = "FILE", env = "TIDEWIRE_CONFIG")]
     config: Option<PathBuf>,
-    /// Where the log is kept on disk (default: tidewire-data, in the working directory).
-    #[arg(long, value_name = "DIR", env = "TIDEWIRE_DATA", conflicts_with = "memory")]
+    #[arg(long, value_name = "DIR", help = Settings::help("data"), conflicts_with = "memory")]
     data: Option<PathBuf>,
     /// Keep everything in memory: gone with the process.
     #[arg(long)]
@@ -89,6 +87,10 @@ fn serve(arguments: &Serve) -> anyhow::Result<ExitCode> {
         memory: arguments.memory,
     };
     let settings = Settings::load(arguments.config.as_deref(), &flags)?;
+    for warning in &settings.warnings {
+        eprintln!("tidewire: {warning}");
+    }
+    let _log = settings.start_log()?;
     // Before the port is bound: whoever sees it bound may send the signal.
     let mut signals = Signals::new([SIGTERM, SIGINT])?;
     let server = Server::start(settings)?;

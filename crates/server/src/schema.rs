@@ -36,7 +36,10 @@ impl Schema {
             .with_pattern_options(PatternOptions::regex());
         let validator = options.build(schema).map_err(|error| {
             let at = error.instance_path().as_str();
-            format!("{error} (at {})", if at.is_empty() { "/" } else { at })
+            format!(
+                "is no JSON Schema that can be used: {error} (at {})",
+                if at.is_empty() { "/" } else { at }
+            )
         })?;
         Ok(Self { validator })
     }

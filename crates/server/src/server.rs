@@ -69,7 +69,7 @@ impl Server {
     pub fn start(settings: Settings) -> anyhow::Result<Self> {
         let durable = open_log(&settings)?;
         let clock = Clock::start();
-        let access = Arc::new(Access::new(Arc::clone(&settings.access), settings.data.as_deref(), clock)?);
+        let access = Arc::new(Access::new(&settings, clock)?);
         let socket = bind(settings.listen)
             .with_context(|| format!("cannot listen on {}; is another program there?", settings.listen))?;
         let address = socket.local_addr()?;

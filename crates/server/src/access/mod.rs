@@ -11,7 +11,6 @@ pub(crate) mod settings;
 pub(crate) mod tickets;
 pub(crate) mod token;
 
-use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::Context;
@@ -20,6 +19,7 @@ use tidewire_core::http1::Request;
 use tidewire_core::{Code, Problem};
 
 use crate::clock::Clock;
+use crate::settings::Settings;
 
 use callback::Callback;
 use credentials::Credentials;
@@ -41,6 +41,12 @@ pub(crate) struct Access {
     verifier: Verifier,
     /// Whether anybody can show who they are; if not, nobody is asked to.
     authenticates: bool,
+    /// Whether everybody may do everything.
+    pub(crate) opens_everything: bool,
+    /// Whether there is anything to do for those who do not say who they are.
+    pub(crate) lets_strangers_in: bool,
+    /// Whether data must fit a schema on some channel.
+    pub(crate) checks_data: bool,
 }
 
 /// Somebody, or nobody in particular.
@@ -74,17 +80,14 @@ impl Access {
     ///
     /// # Errors
     /// Says which file or setting is wrong.
-    pub(crate) fn new(
-        settings: Arc<AccessSettings>,
-        data: Option<&Path>,
-        clock: Clock,
-    ) -> anyhow::Result<Self> {
+    pub(crate) fn new(all: &Settings, clock: Clock) -> anyhow::Result<Self> {
+        let settings = Arc::clone(&all.access);
         let origins = Origins::parse(&settings.origins).map_err(anyhow::Error::msg).context("origins")?;
         let tokens = &settings.tokens;
         Ok(Self {
             origins,
             tickets: Tickets::new(tokens.ticket_ms, tokens.tickets),
-            revocations: Revocations::open(data, tokens.revocation_ms, tokens.revocations)?,
+            revocations: Revocations::open(all.data.as_deref(), tokens.revocation_ms, tokens.revocations)?,
             callback: settings
                 .callback
                 .as_ref()
@@ -92,6 +95,9 @@ impl Access {
                 .transpose()?,
             verifier: Verifier::new(&settings)?,
             authenticates: settings.authenticates(),
+            opens_everything: all.opens_everything(),
+            lets_strangers_in: all.lets_strangers_in(),
+            checks_data: all.has_schemas(),
             settings,
         })
     }

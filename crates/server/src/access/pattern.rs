@@ -57,6 +57,11 @@ impl Pattern {
         Ok(Self { stem: stem.into(), rest: rest.map(Into::into), open })
     }
 
+    /// Whether its channels belong to users.
+    pub(crate) fn has_owner(&self) -> bool {
+        self.rest.is_some()
+    }
+
     /// Whether a channel is meant, and whose it is.
     pub(crate) fn fit<'c>(&self, channel: &'c str) -> Fit<'c> {
         let Some(after) = channel.strip_prefix(&*self.stem) else { return Fit::No };

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use tidewire_core::limits::StateKind;
 use tidewire_core::wire::message::server;
 use tidewire_core::wire::poll;
 use tidewire_core::{ChannelName, NewEvent, Problem};
@@ -60,6 +61,7 @@ impl Shard {
         event: NewEvent,
         answer: Answer,
     ) -> Result<Option<Published>, Problem> {
+        self.check_data(name, &event)?;
         let (shard, awaited) = (self.index, &mut self.awaited);
         let connection = &self.connections[id as usize];
         let waiter = || Some(wait(awaited, shard, id, connection.serial, answer));
@@ -73,6 +75,20 @@ impl Shard {
             None => self.note_owed(id),
         }
         Ok(published)
+    }
+
+    /// Whether an event fits its channel's schema. One that takes a key out of a state has no data to fit.
+    fn check_data(&self, name: &ChannelName, event: &NewEvent) -> Result<(), Problem> {
+        if !self.access.checks_data {
+            return Ok(());
+        }
+        let (rule, _) = self.settings.rule_of(name.as_str());
+        match &rule.schema {
+            Some(schema) if !(event.is_tombstone() && rule.policy.state == StateKind::Keyed) => {
+                schema.check(&event.payload)
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Owes the connection an answer that is known already, but must come after those it is owed.

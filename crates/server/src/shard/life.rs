@@ -10,8 +10,11 @@ use super::connection::Connection;
 use crate::access::identity::Identity;
 use crate::metrics::Transport;
 
-/// The close code of a connection that just broke (RFC 6455 section 7.4.1).
+/// The close codes of a connection that just broke, of one that the peer ended without a word, and of a peer that has
+/// all that it asked for (RFC 6455 section 7.4.1).
 const BROKEN: u16 = 1006;
+const NO_WORD: u16 = 1005;
+const DONE: u16 = 1000;
 
 /// What is told of a connection once it is gone.
 #[derive(Debug)]
@@ -32,6 +35,13 @@ impl Record {
 
     pub(super) fn add_delivered(&mut self, events: usize) {
         self.delivered = self.delivered.saturating_add(events as u32);
+    }
+
+    /// The peer sends nothing more.
+    pub(super) fn note_end(&mut self) {
+        if self.code == BROKEN {
+            self.code = if self.transport == Transport::Http { DONE } else { NO_WORD };
+        }
     }
 
     pub(super) fn add_published(&mut self) {

@@ -215,6 +215,7 @@ impl Shard {
 
     /// The peer will send nothing more.
     fn handle_end(&mut self, id: u32) {
+        self.connections[id as usize].record.note_end();
         match &self.connections[id as usize].protocol {
             // A stream's reader that stops sending has gone; one that only shut down its side is
             // rare, and reconnects.

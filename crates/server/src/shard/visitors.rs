@@ -153,7 +153,7 @@ impl Shard {
         action: Action,
         channel: &ChannelName,
     ) -> Result<(), Problem> {
-        if self.settings.opens_everything() {
+        if self.access.opens_everything {
             return Ok(());
         }
         self.settings.access_of(channel.as_str()).check(action, channel.as_str(), who)
@@ -163,6 +163,6 @@ impl Shard {
     pub(super) fn is_private(&self, channels: &[ChannelName]) -> bool {
         let is_public =
             |name: &ChannelName| self.settings.access_of(name.as_str()).is_public(Action::History);
-        !self.settings.opens_everything() && !channels.iter().all(is_public)
+        !self.access.opens_everything && !channels.iter().all(is_public)
     }
 }

@@ -116,7 +116,7 @@ impl Shard {
         since: Option<&Since>,
     ) -> Result<bool, Problem> {
         let Some(channel) = raw else {
-            if who.is_none() && !self.settings.lets_strangers_in() {
+            if who.is_none() && !self.access.lets_strangers_in {
                 return Err(Problem::new(Code::Unauthenticated, "say who you are to connect: send a token"));
             }
             return Ok(true);

@@ -1,0 +1,205 @@
+//! The rules of channels: what is kept, who may do what, which schema holds, by pattern.
+//! Must not know where the values come from, nor who acts on the rules.
+
+use std::sync::Arc;
+
+use tidewire_core::limits::{Durability, Limits, Policy, Retention, StateKind};
+
+use super::Rule;
+use super::load::{Checks, choice};
+use super::options::{ALLOWED, DURABILITY, STATE};
+use super::values::{Data, Table};
+use crate::access::pattern::{Fit, Pattern};
+use crate::access::settings::{Allowed, ChannelRights};
+use crate::schema::Schema;
+
+/// The demo's channel.
+const HOST: &str = "host";
+
+/// All rules.
+pub(super) struct Channels {
+    pub(super) by_pattern: Vec<(Pattern, Arc<Rule>)>,
+    pub(super) otherwise: Arc<Rule>,
+}
+
+/// What all rules are read with.
+struct Base<'b> {
+    limits: &'b Limits,
+    has_disk: bool,
+    authenticates: bool,
+}
+
+impl Channels {
+    pub(super) fn read(
+        root: &Table,
+        limits: &Limits,
+        demo: bool,
+        authenticates: bool,
+        checks: &mut Checks<'_>,
+    ) -> Self {
+        let base = Base { limits, has_disk: !checks.sources.memory, authenticates };
+        let otherwise = base.otherwise(root, checks);
+        let mut by_pattern: Vec<(Pattern, Arc<Rule>)> = Vec::new();
+        for table in root.many("channels") {
+            let number = by_pattern.len();
+            by_pattern.extend(base.rule(table, &otherwise, number, checks));
+        }
+        let of_host =
+            Pattern::parse(HOST).ok().filter(|host| demo && by_pattern.iter().all(|(of, _)| of != host));
+        if let Some(host) = of_host {
+            // This machine's figures, every second: of no use after a restart. All else is as it would be.
+            let fits = by_pattern.iter().find(|(pattern, _)| pattern.fit(HOST) != Fit::No);
+            let rule = fits.map_or(&otherwise, |(_, rule)| &**rule);
+            let retention = rule.policy.retention.clone();
+            let policy = Arc::new(Policy::new(Durability::Memory, StateKind::Last, retention));
+            by_pattern.insert(0, (host, Arc::new(Rule { policy, ..rule.clone() })));
+        }
+        for (number, (_, rule)) in by_pattern.iter_mut().enumerate() {
+            Arc::make_mut(rule).number = number;
+        }
+        let otherwise = Arc::new(Rule { number: by_pattern.len(), ..otherwise });
+        Self { by_pattern, otherwise }
+    }
+
+    /// Puts what follows from other values among them, for those who want to see all.
+    pub(super) fn settle(&self, root: &mut Table) {
+        let Policy { durability, retention, .. } = &*self.otherwise.policy;
+        let durability = match durability {
+            Durability::Disk => "disk",
+            Durability::Memory => "memory",
+            Durability::None => "none",
+        };
+        root.settle("durability", Data::Text(durability.to_owned()));
+        root.table_mut("history").settle("bytes", Data::Number(retention.bytes as u64));
+        let ChannelRights { subscribe, history, publish } = self.otherwise.rights;
+        for (name, allowed) in [("subscribe", subscribe), ("history", history), ("publish", publish)] {
+            root.table_mut("rights").settle(name, Data::Text(ALLOWED[allowed as usize].to_owned()));
+        }
+    }
+}
+
+impl Base<'_> {
+    /// What holds where no pattern fits.
+    fn otherwise(&self, root: &Table, checks: &mut Checks<'_>) -> Rule {
+        let by_default = if self.has_disk { Durability::Disk } else { Durability::Memory };
+        let durability = self.durability(root, checks).unwrap_or(by_default);
+        let state = state(root).unwrap_or_default();
+        let retention = self.retention(root.table("history"), &Retention::default(), checks);
+        let by_default = if self.authenticates { Allowed::Granted } else { Allowed::Anyone };
+        let rights = root.table("rights");
+        let subscribe = self.allowed(rights, "subscribe", checks).unwrap_or(by_default);
+        let rights = ChannelRights {
+            subscribe,
+            history: self.allowed(rights, "history", checks).unwrap_or(subscribe),
+            publish: self.allowed(rights, "publish", checks).unwrap_or(by_default),
+        };
+        Rule { number: 0, policy: Arc::new(Policy::new(durability, state, retention)), rights, schema: None }
+    }
+
+    fn rule(
+        &self,
+        table: &Table,
+        otherwise: &Rule,
+        number: usize,
+        checks: &mut Checks<'_>,
+    ) -> Option<(Pattern, Arc<Rule>)> {
+        let all = &otherwise.policy;
+        let durability = self.durability(table, checks).unwrap_or(all.durability);
+        let state = state(table).unwrap_or(all.state);
+        let retention = self.retention(table.table("history"), &all.retention, checks);
+        let said = table.table("rights");
+        let subscribe = self.allowed(said, "subscribe", checks);
+        // Who closes a channel to subscribers does not mean to leave its past open.
+        let history =
+            subscribe.map_or(otherwise.rights.history, |allowed| allowed.max(otherwise.rights.history));
+        let rights = ChannelRights {
+            subscribe: subscribe.unwrap_or(otherwise.rights.subscribe),
+            history: self.allowed(said, "history", checks).unwrap_or(history),
+            publish: self.allowed(said, "publish", checks).unwrap_or(otherwise.rights.publish),
+        };
+        let schema = schema(table, checks);
+        if !table.is_said("pattern") {
+            checks.mistakes.add(&table.origin, "[[channels]] needs a pattern, such as pattern = \"chat:*\"");
+        }
+        let pattern = Pattern::parse(table.text("pattern")?).ok()?;
+        let policy = Arc::new(Policy::new(durability, state, retention));
+        Some((pattern, Arc::new(Rule { number, policy, rights, schema })))
+    }
+
+    fn durability(&self, table: &Table, checks: &mut Checks<'_>) -> Option<Durability> {
+        let values = [Durability::Disk, Durability::Memory, Durability::None];
+        let chosen = choice(table, "durability", DURABILITY, &values)?;
+        if chosen == Durability::Disk && !self.has_disk {
+            checks.wrong(
+                table,
+                "durability",
+                "= \"disk\" cannot be with --memory; pass --data DIR, or choose \"memory\"",
+            );
+        }
+        Some(chosen)
+    }
+
+    fn retention(&self, table: &Table, base: &Retention, checks: &mut Checks<'_>) -> Retention {
+        let said = |name: &str| table.number(name).filter(|_| table.is_said(name));
+        let count = |name: &str, base: usize| {
+            said(name).map_or(base, |count| usize::try_from(count).unwrap_or(usize::MAX))
+        };
+        let milliseconds =
+            |name: &str, base: u64| said(name).map_or(base, |seconds| seconds.saturating_mul(1000));
+        let event_bytes = self.limits.event_bytes;
+        let retention = Retention {
+            events: count("events", base.events),
+            // A larger event limit makes room for itself, unless somebody says otherwise.
+            bytes: count("bytes", base.bytes.max(event_bytes)),
+            age_ms: milliseconds("age_seconds", base.age_ms),
+            idempotency_ms: milliseconds("idempotency_seconds", base.idempotency_ms),
+            idempotency_keys: count("idempotency_keys", base.idempotency_keys),
+        };
+        if retention.bytes < event_bytes && said("bytes").is_some() {
+            checks.wrong(
+                table,
+                "bytes",
+                format!(
+                    "= {} is less than limits.event_bytes = {event_bytes}, so the largest events would be dropped \
+                     before they are delivered",
+                    retention.bytes
+                ),
+            );
+        }
+        retention
+    }
+
+    fn allowed(&self, table: &Table, name: &str, checks: &mut Checks<'_>) -> Option<Allowed> {
+        let values = [Allowed::Anyone, Allowed::Authenticated, Allowed::Granted, Allowed::Nobody];
+        let allowed = choice(table, name, ALLOWED, &values)?;
+        if !self.authenticates && matches!(allowed, Allowed::Authenticated | Allowed::Granted) {
+            checks.wrong(
+                table,
+                name,
+                format!(
+                    "= {:?}, and no authentication is configured, so nobody ever could: configure auth.issuers, or \
+                     write \"anyone\" or \"nobody\"",
+                    ALLOWED[allowed as usize]
+                ),
+            );
+        }
+        Some(allowed)
+    }
+}
+
+fn state(table: &Table) -> Option<StateKind> {
+    choice(table, "state", STATE, &[StateKind::None, StateKind::Last, StateKind::Keyed])
+}
+
+fn schema(table: &Table, checks: &mut Checks<'_>) -> Option<Arc<Schema>> {
+    let path = checks.path(table, "schema")?;
+    let content = checks.content(table, "schema", &path)?;
+    let value = serde_json::from_slice(&content).map_err(|error| format!("is not JSON: {error}"));
+    match value.and_then(|value| Schema::compile(&value)) {
+        Ok(schema) => Some(Arc::new(schema)),
+        Err(wrong) => {
+            checks.wrong(table, "schema", format!("= {:?} {wrong}", path.display().to_string()));
+            None
+        }
+    }
+}

@@ -1,0 +1,160 @@
+//! Settings: `tidewire.toml`, the environment and the flags, checked and merged before a port is bound.
+//! Must not know what the settings do; a value that gets past here is usable.
+#![allow(dead_code)]
+
+mod access;
+mod channels;
+mod definition;
+mod forms;
+mod load;
+mod log;
+mod mistakes;
+mod options;
+mod source;
+#[cfg(test)]
+mod tests;
+mod values;
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use tidewire_core::limits::{Limits, Policy};
+
+use crate::access::identity::ChannelAccess;
+use crate::access::pattern::{Fit, Pattern};
+use crate::access::settings::{AccessSettings, Allowed, ChannelRights};
+use crate::schema::Schema;
+pub(crate) use log::{LogFormat, LogLevel, LogSettings};
+
+/// Checked settings.
+#[derive(Debug)]
+pub struct Settings {
+    /// Where to listen.
+    pub listen: SocketAddr,
+    /// How many shards serve connections.
+    pub shards: usize,
+    /// Whether the demo page is served and this machine's figures are published on `host`.
+    pub demo: bool,
+    /// Where the log on disk is. `None` keeps everything in memory.
+    pub data: Option<PathBuf>,
+    /// All bounds.
+    pub limits: Limits,
+    /// What can be used, and should be known all the same: a line each.
+    pub warnings: Vec<String>,
+    /// Who is who, and whom to ask.
+    pub(crate) access: Arc<AccessSettings>,
+    /// What is logged.
+    pub(crate) log: LogSettings,
+    /// What holds for the channels of a pattern; the first that fits decides.
+    by_pattern: Vec<(Pattern, Arc<Rule>)>,
+    /// What holds where no pattern fits.
+    otherwise: Arc<Rule>,
+}
+
+/// What the command line says.
+#[derive(Debug, Default)]
+pub struct Flags {
+    /// `--listen`.
+    pub listen: Option<SocketAddr>,
+    /// `--insecure`.
+    pub insecure: bool,
+    /// `--no-demo`.
+    pub no_demo: bool,
+    /// `--data`.
+    pub data: Option<PathBuf>,
+    /// `--memory`.
+    pub memory: bool,
+}
+
+/// What holds for some channels.
+#[derive(Debug, Clone)]
+pub(crate) struct Rule {
+    /// Its place among [`Settings::rules`].
+    pub(crate) number: usize,
+    /// What is kept, and where.
+    pub(crate) policy: Arc<Policy>,
+    /// Who may do what.
+    pub(crate) rights: ChannelRights,
+    /// What the data of an event must be.
+    pub(crate) schema: Option<Arc<Schema>>,
+}
+
+impl Settings {
+    /// Reads the file, if any, and lays the environment over it, and the flags over that.
+    ///
+    /// # Errors
+    /// All that is wrong, each with its place and what would be right.
+    pub fn load(path: Option<&Path>, flags: &Flags) -> anyhow::Result<Self> {
+        let sources = load::Sources::gather(path, flags)?;
+        Ok(load::read(&sources)?.settings)
+    }
+
+    /// Starts logging as the settings say, for this whole process, until the guard is dropped.
+    ///
+    /// # Errors
+    /// If somebody else in this process has taken the log.
+    pub fn start_log(&self) -> anyhow::Result<crate::LogGuard> {
+        crate::log::start(self.log)
+    }
+
+    /// What `--help` says of a flag that is also an option: what the reference says.
+    pub fn help(option: &str) -> String {
+        load::help(option)
+    }
+
+    /// What holds for a channel: the first rule whose pattern fits, else what holds for all; and how it fits.
+    pub(crate) fn rule_of<'c>(&self, channel: &'c str) -> (&Arc<Rule>, Fit<'c>) {
+        for (pattern, rule) in &self.by_pattern {
+            match pattern.fit(channel) {
+                Fit::No => {}
+                fit => return (rule, fit),
+            }
+        }
+        (&self.otherwise, Fit::Yes)
+    }
+
+    /// What is kept of a channel.
+    pub fn policy_of(&self, channel: &str) -> &Arc<Policy> {
+        &self.rule_of(channel).0.policy
+    }
+
+    /// Who may do what on a channel, at most.
+    pub(crate) fn access_of<'c>(&self, channel: &'c str) -> ChannelAccess<'c> {
+        let (rule, fit) = self.rule_of(channel);
+        ChannelAccess { rights: rule.rights, fit }
+    }
+
+    /// Whether everybody may do everything, on all channels.
+    pub(crate) fn opens_everything(&self) -> bool {
+        let everything = ChannelRights::all(Allowed::Anyone);
+        let is_open =
+            |(pattern, rule): &(Pattern, Arc<Rule>)| rule.rights == everything && !pattern.has_owner();
+        !self.access.authenticates()
+            && self.otherwise.rights == everything
+            && self.by_pattern.iter().all(is_open)
+    }
+
+    /// Whether there is something to do here for those who do not say who they are.
+    pub(crate) fn lets_strangers_in(&self) -> bool {
+        let is_open = |rule: &Arc<Rule>| {
+            [rule.rights.subscribe, rule.rights.history, rule.rights.publish].contains(&Allowed::Anyone)
+        };
+        self.rules().any(is_open)
+    }
+
+    /// Whether the data on any channel must be something.
+    pub(crate) fn has_schemas(&self) -> bool {
+        self.rules().any(|rule| rule.schema.is_some())
+    }
+
+    /// All rules by their number; the last one holds where no pattern fits.
+    pub(crate) fn rules(&self) -> impl Iterator<Item = &Arc<Rule>> {
+        self.by_pattern.iter().map(|(_, rule)| rule).chain([&self.otherwise])
+    }
+
+    /// The longest time for which any channel remembers idempotency keys.
+    pub fn idempotency_ms(&self) -> u64 {
+        self.rules().map(|rule| rule.policy.retention.idempotency_ms).max().unwrap_or(0)
+    }
+}

@@ -1,0 +1,153 @@
+//! The options outside of access: what each is, its default, cost and danger. This is the one place that says so;
+//! the reference page is made of it. Must not know how options are read or what they do.
+
+mod access;
+
+use tidewire_core::limits::Limits;
+
+use super::definition::{Entry, Kind, Section, Standard, options};
+use super::forms::Form;
+pub(super) use access::{ALGORITHMS, ALLOWED, FORWARDED_BY};
+
+/// For what only the format bounds (TOML has no larger integers).
+const ANY: u64 = i64::MAX as u64;
+/// The most seconds of which the milliseconds can still be counted.
+const SECONDS: u64 = ANY / 1000;
+
+/// The choices where events are kept.
+pub(super) const DURABILITY: &[&str] = &["disk", "memory", "none"];
+/// The choices what a channel's state is.
+pub(super) const STATE: &[&str] = &["none", "last", "keyed"];
+/// The choices of what is logged.
+pub(super) const LOG_LEVEL: &[&str] = &["off", "error", "warn", "info", "debug"];
+
+/// `tidewire.toml`.
+pub(super) const ROOT: Section = Section {
+    name: "",
+    many: false,
+    text: "",
+    options: options! {
+        /// The address and port to listen on. Beyond this machine it is only taken where authentication is
+        /// configured, or with `--insecure`.
+        /// Danger: whoever reaches the address reaches the server; there is no TLS yet, so tokens can be read on
+        /// the way unless a proxy in front ends it.
+        listen: Kind::Text(Form::Address), Standard::Text("127.0.0.1:8080");
+        /// Whether to serve the demo page at `/`, and publish this machine's figures on the channel `host`, which
+        /// is then in memory.
+        /// Cost: a page of memory, and one event a second.
+        /// Danger: whoever may subscribe to `host` sees this machine's load.
+        demo: Kind::Truth, Standard::Truth(true);
+        /// The directory of the log on disk; made if it is not there. `--memory` keeps no log on disk at all.
+        data: Kind::Text(Form::Path), Standard::Text("tidewire-data");
+        /// Where events are kept. `disk`: acknowledged and delivered once they are synced; `memory`: gone with the
+        /// process; `none`: delivered to those who are there, and never replayed.
+        /// Cost: `disk` adds the time of one sync to each event, shared by all that wait for it.
+        /// Danger: `memory` and `none` lose acknowledged events when the process ends.
+        durability: Kind::Choice(DURABILITY), Standard::Words("`disk`; `memory` with `--memory`");
+        /// What a channel's snapshot shows: the `last` event, `keyed` (the latest of each key, which outlives the
+        /// log's retention), or `none`.
+        /// Cost: `keyed` holds up to `limits.state_bytes` for each channel.
+        state: Kind::Choice(STATE), Standard::Text("last");
+        /// How many threads serve connections.
+        /// Cost: more than there are cores take time from each other.
+        shards: Kind::Number { least: 1, most: 1024 }, Standard::Words("one for each core");
+        /// The web pages that may use this server with a browser's cookies or tokens: scheme, host and port are
+        /// compared exactly; `https://*.example.com` is any host below it, `null` what has no origin (files,
+        /// sandboxed frames), `*` all. A page of this server's own origin always may.
+        /// Danger: a page that is allowed acts with the rights of whoever looks at it; `*` and `null` allow
+        /// everybody's pages, and a wildcard all that anybody may host below it.
+        origins: Kind::Texts { form: Form::Origin, most: 1000 }, Standard::Texts(&[]);
+    },
+    sections: &[
+        HISTORY,
+        CHANNELS,
+        access::RIGHTS,
+        access::AUTH,
+        access::CALLBACK,
+        access::PROXIES,
+        access::ADMIN,
+        LIMITS,
+        LOG,
+    ],
+};
+
+const HISTORY: Section = Section {
+    name: "history",
+    many: false,
+    text: "How much of each channel is kept; the oldest events are dropped when any bound is passed.",
+    options: options! {
+        /// The most events of a channel.
+        /// Cost: their data, and in memory some 600 bytes more for each.
+        events: Kind::Number { least: 1, most: ANY }, Standard::Number(10_000);
+        /// The most bytes of a channel's events; at least `limits.event_bytes`.
+        /// Cost: this much memory or disk for each channel that is full; see `limits.history_bytes`.
+        bytes: Kind::Number { least: 1, most: ANY },
+            Standard::Words("8388608, or `limits.event_bytes` if that is more");
+        /// The oldest age of an event.
+        /// Danger: who is away for longer misses events, and is told of the gap.
+        age_seconds: Kind::Number { least: 1, most: SECONDS }, Standard::Number(3_600);
+        /// How long an `Idempotency-Key` is remembered.
+        /// Cost: some 100 bytes for each key.
+        /// Danger: a publisher that tries again later publishes twice.
+        idempotency_seconds: Kind::Number { least: 0, most: SECONDS }, Standard::Number(86_400);
+        /// How many keys of a channel in memory are remembered; beyond, the oldest is forgotten. On disk, all are
+        /// for `idempotency_seconds`.
+        idempotency_keys: Kind::Number { least: 0, most: ANY }, Standard::Number(10_000);
+    },
+    sections: &[],
+};
+
+const CHANNELS: Section = Section {
+    name: "channels",
+    many: true,
+    text: "What holds for channels of a pattern. The first that fits decides alone, so write special ones before \
+           general ones; what it leaves out is as `[history]`, `[rights]` and the options above say. \
+           `[channels.history]` (or `history.events = …`) takes the options of `[history]`, `[channels.rights]` those \
+           of `[rights]`.",
+    options: options! {
+        /// Which channels: a name (`chat:1`), or the beginning of one with `*` at its end (`chat:*`). One segment may
+        /// be `{sub}`, which stands for the user to whom the channel belongs (`user:{sub}:*`).
+        pattern: Kind::Text(Form::Pattern), Standard::Words("none: each rule needs one");
+        /// As `durability` above.
+        durability: Kind::Choice(DURABILITY), Standard::Words("as `durability` above");
+        /// As `state` above.
+        state: Kind::Choice(STATE), Standard::Words("as `state` above");
+        /// The file of a JSON Schema (draft 2020-12) that the data of each published event must fit.
+        /// Cost: each event is parsed and checked before anything else.
+        /// Danger: what was published before is not checked again.
+        schema: Kind::Text(Form::Path), Standard::Words("not set: any data");
+    },
+    sections: &[HISTORY, access::RIGHTS],
+};
+
+const LIMITS: Section = Section {
+    name: "limits",
+    many: false,
+    text: "Every bound, with what happens beyond it.",
+    options: &BOUNDS,
+    sections: &[],
+};
+
+const BOUNDS: [Entry; Limits::ALL.len()] = {
+    let mut entries = [Entry::of_bound(&Limits::ALL[0]); Limits::ALL.len()];
+    let mut at = 1;
+    while at < entries.len() {
+        entries[at] = Entry::of_bound(&Limits::ALL[at]);
+        at += 1;
+    }
+    entries
+};
+
+const LOG: Section = Section {
+    name: "log",
+    many: false,
+    text: "What is written to standard error. Bodies, tokens, tickets, cookies and query strings never are.",
+    options: options! {
+        /// What is worth a line; each level has those before it too. `info` has the steps of each connection's life.
+        /// Cost: `info` writes some lines for each connection, `debug` more.
+        level: Kind::Choice(LOG_LEVEL), Standard::Text("info");
+        /// `human`, or `json` for one JSON object a line.
+        format: Kind::Choice(&["human", "json"]), Standard::Text("human");
+    },
+    sections: &[],
+};
