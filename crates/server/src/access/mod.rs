@@ -154,8 +154,13 @@ impl Access {
         wall_ms: u64,
         last_try: bool,
     ) -> Result<Arc<Identity>, Stopped> {
-        let claims = self.verifier.verify(token, wall_ms).map_err(|refusal| match refusal {
-            Refusal::KeysWanted(issuer) if !last_try => Stopped::KeysWanted(issuer),
+        let verified = if last_try {
+            self.verifier.verify_after_fetch(token, wall_ms)
+        } else {
+            self.verifier.verify(token, wall_ms)
+        };
+        let claims = verified.map_err(|refusal| match refusal {
+            Refusal::KeysWanted(issuer) => Stopped::KeysWanted(issuer),
             refusal => Stopped::Refused(refusal.into()),
         })?;
         let grants = Grants::of_claim(claims.rights.as_ref()).map_err(|wrong| {

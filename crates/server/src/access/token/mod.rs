@@ -1,30 +1,163 @@
-//! Placeholder.
+//! Whether a token is good, and what it says. Must not know connections: a token and the time come in, claims or a
+//! refusal go out, on the caller's thread and without waiting for anything.
+//!
+//! A token is taken apart (`compact`) and its claims judged (`claims`) before its signature, which is the dear
+//! part: `issuer` has the keys, `key` binds each to the algorithms that it may be used with.
+
+mod algorithm;
+mod cache;
+mod claims;
+mod compact;
+mod issuer;
+mod json;
+mod key;
+mod key_set;
+mod pem;
+mod refusal;
+#[cfg(test)]
+mod tests;
+
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+pub(crate) use claims::Claims;
+pub(crate) use refusal::Refusal;
+
 use super::settings::AccessSettings;
-#[derive(Debug)]
-pub(crate) struct Verifier;
-pub(crate) struct Claims {
-    pub(crate) user: Option<Box<str>>,
-    pub(crate) expires_at_ms: u64,
-    pub(crate) issued_at_ms: Option<u64>,
-    pub(crate) rights: Option<serde_json::Value>,
+use algorithm::Kind;
+use cache::Cache;
+use claims::Rules;
+use compact::Compact;
+use issuer::{Attempt, Issuer};
+
+/// The most signatures that are checked for one token: for those that name no key.
+const CHECKS_MAX: usize = 8;
+
+/// Checks tokens. Threads share one.
+pub(crate) struct Verifier {
+    issuers: Vec<Issuer>,
+    rules: Rules,
+    token_bytes_max: usize,
+    cache: Cache,
+    /// What was done so far.
+    pub(crate) counters: Counters,
 }
-pub(crate) enum Refusal {
-    KeysWanted(usize),
-    Other,
+
+/// What was done so far.
+#[derive(Debug, Default)]
+pub(crate) struct Counters {
+    /// Tokens that were taken.
+    pub(crate) verified: AtomicU64,
+    /// Tokens that were refused.
+    pub(crate) refused: AtomicU64,
 }
-impl From<Refusal> for tidewire_core::Problem {
-    fn from(_: Refusal) -> Self {
-        Self::new(tidewire_core::Code::Unauthenticated, "no")
-    }
-}
+
 impl Verifier {
-    pub(crate) fn new(_: &AccessSettings) -> anyhow::Result<Self> {
-        Ok(Self)
+    /// Reads the keys that are in files.
+    ///
+    /// # Errors
+    /// Says which issuer or file is wrong, and what would be right.
+    pub(crate) fn new(settings: &AccessSettings) -> anyhow::Result<Self> {
+        let issuers = settings.issuers.iter().map(Issuer::new).collect::<anyhow::Result<Vec<_>>>()?;
+        let tokens = &settings.tokens;
+        Ok(Self {
+            issuers,
+            rules: Rules {
+                leeway_ms: tokens.leeway_seconds.saturating_mul(1000),
+                rights_claim: tokens.rights_claim.clone(),
+            },
+            token_bytes_max: tokens.token_bytes,
+            cache: Cache::default(),
+            counters: Counters::default(),
+        })
     }
-    pub(crate) fn verify(&self, _: &str, _: u64) -> Result<Claims, Refusal> {
-        Err(Refusal::Other)
+
+    /// Checks a token. `now_ms` is the wall clock's.
+    ///
+    /// # Errors
+    /// Says why it is refused. [`Refusal::KeysWanted`] is no last word: fetch, then verify after that.
+    pub(crate) fn verify(&self, token: &str, now_ms: u64) -> Result<Claims, Refusal> {
+        let verdict = self.judge(token, now_ms, false);
+        self.count(&verdict);
+        verdict
     }
-    pub(crate) fn fetch(&self, _: usize, done: Box<dyn FnOnce() + Send>) {
-        done()
+
+    /// Checks a token whose keys have been asked for, whatever came of it.
+    ///
+    /// # Errors
+    /// Says why it is refused, but never [`Refusal::KeysWanted`].
+    pub(crate) fn verify_after_fetch(&self, token: &str, now_ms: u64) -> Result<Claims, Refusal> {
+        let verdict = self.judge(token, now_ms, true);
+        self.count(&verdict);
+        verdict
+    }
+
+    fn count(&self, verdict: &Result<Claims, Refusal>) {
+        let counter = match verdict {
+            Ok(_) => &self.counters.verified,
+            Err(Refusal::KeysWanted(_)) => return,
+            Err(_) => &self.counters.refused,
+        };
+        counter.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn judge(&self, token: &str, now_ms: u64, has_fetched: bool) -> Result<Claims, Refusal> {
+        if token.len() > self.token_bytes_max {
+            return Err(Refusal::TooLong(self.token_bytes_max));
+        }
+        let compact = Compact::parse(token)?;
+        let issuer = claims::issuer(&compact.claims)?;
+        let claims = self.rules.read(&compact.claims, now_ms)?;
+        let mut attempt = Attempt { checks_left: CHECKS_MAX, has_fetched };
+        let mut nearest = Refusal::Issuer;
+        for (place, issuer) in self.trusted(issuer) {
+            match self.check(place, issuer, token, &compact, &mut attempt) {
+                Ok(()) => return Ok(claims),
+                Err(refusal) if refusal.nearness() >= nearest.nearness() => nearest = refusal,
+                Err(_) => {}
+            }
+        }
+        Err(nearest)
+    }
+
+    /// Gets the keys of an issuer anew. `done` is called when they are there, or cannot be had now.
+    pub(crate) fn fetch(&self, _issuer: usize, done: Box<dyn FnOnce() + Send>) {
+        done();
+    }
+
+    /// Who may have issued a token: those of that name, or else those without one.
+    fn trusted<'v>(&'v self, name: Option<&'v str>) -> impl Iterator<Item = (usize, &'v Issuer)> {
+        let named = self.issuers.iter().any(|issuer| issuer.name.is_some() && issuer.name.as_deref() == name);
+        let name = if named { name } else { None };
+        self.issuers.iter().enumerate().filter(move |(_, issuer)| issuer.name.as_deref() == name)
+    }
+
+    fn check(
+        &self,
+        place: usize,
+        issuer: &Issuer,
+        token: &str,
+        compact: &Compact<'_>,
+        attempt: &mut Attempt,
+    ) -> Result<(), Refusal> {
+        let algorithm = issuer.accepts(algorithm::parse(&compact.algorithm), &compact.claims)?;
+        let keys = issuer.keys();
+        if algorithm::kind(algorithm) == Kind::Secret {
+            // An HMAC costs no more than the fingerprint.
+            return issuer.check(place, &keys, compact, algorithm, attempt);
+        }
+        let fingerprint = cache::fingerprint(token);
+        if self.cache.contains(&fingerprint, (place, keys.generation)) {
+            return Ok(());
+        }
+        issuer.check(place, &keys, compact, algorithm, attempt)?;
+        self.cache.insert(fingerprint, (place, keys.generation));
+        Ok(())
+    }
+}
+
+impl fmt::Debug for Verifier {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Verifier").field("counters", &self.counters).finish_non_exhaustive()
     }
 }
