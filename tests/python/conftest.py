@@ -17,8 +17,9 @@ class Server:
         path = pathlib.Path(directory) / "tidewire.toml"
         path.write_text(config)
         self.log = open(pathlib.Path(directory) / "stderr", "w+")
+        environment = {**os.environ, "TIDEWIRE_LOG__LEVEL": "warn"}
         command = [BINARY, "serve", "--listen", "127.0.0.1:0", "--memory", "--no-demo", "--config", str(path)]
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=self.log, text=True)
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=self.log, text=True, env=environment)
         line = self.process.stdout.readline()
         assert line.startswith("listening on http://"), line
         self.address = line.split("//")[1].strip()
