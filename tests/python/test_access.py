@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import subprocess
 import threading
 import time
 
@@ -10,7 +11,7 @@ import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
-from conftest import Server
+from conftest import BINARY, Server
 
 SECRET = "a secret that only this test and its server know, 64 bytes long.."
 ADMIN_KEY = "the admin key of this test"
@@ -354,3 +355,22 @@ def test_only_the_application_deletes(server):
     assert code(ask(server, "DELETE", path)) == (403, "forbidden")
     assert ask(server, "DELETE", path, ADMIN_KEY)[0] == 204
     assert code(ask(server, "DELETE", path, ADMIN_KEY + "x")) == (401, "unauthenticated")
+
+
+def test_the_command_line_shows_its_token(server, tmp_path):
+    path = tmp_path / "token"
+    path.write_text(token(subscribe=["cli"], publish=["cli"]) + "\n")
+
+    def run(*arguments, environment=None, expected=0):
+        command = [BINARY, *arguments, "--url", f"http://{server.address}"]
+        done = subprocess.run(command, env=environment or {}, capture_output=True, text=True, timeout=20)
+        assert done.returncode == expected, done.stderr
+        return done.stdout + done.stderr
+
+    run("pub", "cli", "hello", "--token-file", path)
+    for transport in ["ws", "sse", "long-poll", "poll"]:
+        text = run("sub", "cli", "--transport", transport, "--since", "earliest", "--count", "1", "--token-file", path)
+        assert "hello" in text
+    assert "hello" in run("history", "cli", environment={"TIDEWIRE_TOKEN": path.read_text()})
+    assert "unauthenticated" in run("pub", "cli", "hello", "--retry-for", "0", expected=1)
+    assert "forbidden" in run("pub", "other", "hello", "--retry-for", "0", "--token-file", path, expected=1)

@@ -17,7 +17,7 @@ impl Drop for Server {
 
 fn serve() -> (Server, String) {
     let mut child = Command::new(TIDEWIRE)
-        .args(["serve", "--listen", "127.0.0.1:0", "--no-demo"])
+        .args(["serve", "--listen", "127.0.0.1:0", "--memory", "--no-demo"])
         .stdout(Stdio::piped())
         .spawn()
         .expect("the server starts");

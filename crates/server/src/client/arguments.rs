@@ -17,9 +17,8 @@ pub struct PublishArguments {
     /// The whole of this file is the data of one event; `-` is standard input.
     #[arg(long, value_name = "PATH", conflicts_with = "data")]
     pub(super) file: Option<PathBuf>,
-    /// Where the server is.
-    #[arg(long, env = "TIDEWIRE_URL", default_value = "http://127.0.0.1:8080")]
-    pub(super) url: String,
+    #[command(flatten)]
+    pub(super) server: ServerArguments,
     /// The event's name.
     #[arg(long, value_name = "NAME")]
     pub(super) event: Option<String>,
@@ -48,9 +47,8 @@ pub struct SubscribeArguments {
     /// The channels to read.
     #[arg(required = true, value_name = "CHANNEL")]
     pub(super) channels: Vec<String>,
-    /// Where the server is.
-    #[arg(long, env = "TIDEWIRE_URL", default_value = "http://127.0.0.1:8080")]
-    pub(super) url: String,
+    #[command(flatten)]
+    pub(super) server: ServerArguments,
     /// How events come here.
     #[arg(long, value_enum, default_value_t = TransportName::Ws)]
     pub(super) transport: TransportName,
@@ -86,9 +84,8 @@ pub struct SubscribeArguments {
 pub struct HistoryArguments {
     /// The channel.
     pub(super) channel: String,
-    /// Where the server is.
-    #[arg(long, env = "TIDEWIRE_URL", default_value = "http://127.0.0.1:8080")]
-    pub(super) url: String,
+    #[command(flatten)]
+    pub(super) server: ServerArguments,
     /// Where to begin: right after an event id or cursor, or with the oldest event (`earliest`).
     #[arg(long, value_name = "ID|earliest", default_value = "earliest", conflicts_with = "import")]
     pub(super) since: String,
@@ -118,6 +115,18 @@ pub struct HistoryArguments {
     /// Say nothing on standard error but errors.
     #[arg(long, short)]
     pub(super) quiet: bool,
+}
+
+/// Which server, and who asks it. A token has no option of its own, as everybody on the machine could read it there.
+#[derive(Debug, Clone, Args)]
+pub struct ServerArguments {
+    /// Where the server is.
+    #[arg(long, env = "TIDEWIRE_URL", default_value = "http://127.0.0.1:8080")]
+    pub(super) url: String,
+    /// The token, or the admin key, is in this file; `-` is standard input. Without it, the environment variable
+    /// TIDEWIRE_TOKEN is used if it is set.
+    #[arg(long, value_name = "PATH")]
+    pub(super) token_file: Option<PathBuf>,
 }
 
 /// How events come to `tidewire sub`.

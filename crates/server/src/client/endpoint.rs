@@ -1,9 +1,16 @@
 //! Where the server is: a checked base URL, and the addresses of the routes under it.
 //! Must not open a connection.
 
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
+use std::io;
+use std::path::Path;
 
 use ureq::http::Uri;
+
+use super::arguments::ServerArguments;
+
+/// Where the token is, if no file is named.
+const TOKEN_VARIABLE: &str = "TIDEWIRE_TOKEN";
 
 /// A checked `--url`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -12,6 +19,17 @@ pub(super) struct Endpoint {
     port: u16,
     /// The path that comes before each route, without a slash at its end.
     prefix: String,
+    token: Option<Token>,
+}
+
+/// What shows who asks.
+#[derive(Clone, PartialEq, Eq)]
+struct Token(String);
+
+impl fmt::Debug for Token {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("[token]")
+    }
 }
 
 impl Endpoint {
@@ -36,7 +54,35 @@ impl Endpoint {
             return Err(wrong("it must have no query"));
         }
         let prefix = uri.path().trim_end_matches('/').to_owned();
-        Ok(Self { host: authority.host().to_owned(), port: authority.port_u16().unwrap_or(80), prefix })
+        let (host, port) = (authority.host().to_owned(), authority.port_u16().unwrap_or(80));
+        Ok(Self { host, port, prefix, token: None })
+    }
+
+    /// The server that the arguments name, with the token that they, or the environment, give.
+    pub(super) fn of(arguments: &ServerArguments) -> Result<Self, String> {
+        Self::with_token(&arguments.url, arguments.token_file.as_deref())
+    }
+
+    /// A base URL, and the file with the token; without one, the environment may have it.
+    pub(super) fn with_token(url: &str, file: Option<&Path>) -> Result<Self, String> {
+        let mut endpoint = Self::parse(url)?;
+        let token = match file {
+            Some(file) if file == Path::new("-") => io::read_to_string(io::stdin()),
+            Some(file) => std::fs::read_to_string(file),
+            None => Ok(std::env::var(TOKEN_VARIABLE).unwrap_or_default()),
+        };
+        let token = token.map_err(|error| format!("cannot read the token: {error}"))?;
+        let token = token.trim();
+        if !token.bytes().all(|byte| byte.is_ascii_graphic()) {
+            return Err("the token must be one word of visible ASCII".to_owned());
+        }
+        endpoint.token = (!token.is_empty()).then(|| Token(token.to_owned()));
+        Ok(endpoint)
+    }
+
+    /// The value of `Authorization`, if there is a token.
+    pub(super) fn authorization(&self) -> Option<String> {
+        self.token.as_ref().map(|token| format!("Bearer {}", token.0))
     }
 
     /// The host, without the brackets of an IPv6 address, and the port: what a name lookup takes.

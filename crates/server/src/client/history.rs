@@ -28,10 +28,11 @@ pub(super) fn run(arguments: &HistoryArguments) -> Result<ExitCode, Failure> {
     if arguments.follow {
         return subscribe::run(&following(arguments));
     }
+    let endpoint = Endpoint::of(&arguments.server).map_err(Failure::Usage)?;
     let mut pages = Pages {
         arguments,
-        endpoint: Endpoint::parse(&arguments.url).map_err(Failure::Usage)?,
-        agent: http::agent(SILENCE_MAX),
+        agent: http::agent(SILENCE_MAX, &endpoint),
+        endpoint,
         reporter: Reporter::new(arguments.quiet),
     };
     let position = Position::new(vec![arguments.channel.clone()], Some(arguments.since.clone()));
@@ -58,7 +59,7 @@ fn format(arguments: &HistoryArguments) -> Format {
 fn following(arguments: &HistoryArguments) -> SubscribeArguments {
     SubscribeArguments {
         channels: vec![arguments.channel.clone()],
-        url: arguments.url.clone(),
+        server: arguments.server.clone(),
         transport: TransportName::Ws,
         since: Some(arguments.since.clone()),
         format: format(arguments),

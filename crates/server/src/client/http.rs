@@ -4,9 +4,12 @@
 use std::time::Duration;
 
 use serde::Deserialize;
-use ureq::http::{HeaderMap, StatusCode};
-use ureq::{Agent, Error};
+use ureq::http::header::AUTHORIZATION;
+use ureq::http::{HeaderMap, HeaderValue, StatusCode};
+use ureq::middleware::MiddlewareNext;
+use ureq::{Agent, Error, SendBody};
 
+use super::endpoint::Endpoint;
 use super::transport::Interruption;
 
 /// The longest body that is taken from a server: a poll's answer has about 1 MiB of data, but one event
@@ -16,9 +19,19 @@ pub(super) const BODY_BYTES_MAX: u64 = 64 << 20;
 /// How long a connection may take to come about.
 pub(super) const CONNECT_MAX: Duration = Duration::from_secs(10);
 
-/// An HTTP agent that keeps connections alive. `silence_max` bounds each read.
-pub(super) fn agent(silence_max: Duration) -> Agent {
+/// An HTTP agent that keeps connections alive and shows the endpoint's token. `silence_max` bounds each read.
+pub(super) fn agent(silence_max: Duration, endpoint: &Endpoint) -> Agent {
+    let authorization = endpoint.authorization().and_then(|value| HeaderValue::try_from(value).ok());
+    let identify = move |mut request: ureq::http::Request<SendBody<'_>>, next: MiddlewareNext<'_>| {
+        if let Some(value) = &authorization {
+            request.headers_mut().insert(AUTHORIZATION, value.clone());
+        }
+        next.handle(request)
+    };
     Agent::config_builder()
+        .middleware(identify)
+        // The token is for this server, not for whomever it points to.
+        .max_redirects(0)
         .http_status_as_error(false)
         // The WebSocket has no way through a proxy of the environment, so that no transport takes one.
         .proxy(None)

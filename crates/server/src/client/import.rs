@@ -27,7 +27,7 @@ const KEY_PREFIX: &str = "import:";
 
 /// Runs the command.
 pub(super) fn run(arguments: &HistoryArguments, path: &Path) -> Result<ExitCode, Failure> {
-    let endpoint = Endpoint::parse(&arguments.url).map_err(Failure::Usage)?;
+    let endpoint = Endpoint::of(&arguments.server).map_err(Failure::Usage)?;
     let mut input: Box<dyn BufRead> = if path == Path::new("-") {
         Box::new(io::stdin().lock())
     } else {

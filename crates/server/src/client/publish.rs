@@ -16,7 +16,7 @@ use super::sender::{Outgoing, Sender};
 
 /// Runs the command.
 pub(super) fn run(arguments: &PublishArguments) -> Result<ExitCode, Failure> {
-    let endpoint = Endpoint::parse(&arguments.url).map_err(Failure::Usage)?;
+    let endpoint = Endpoint::of(&arguments.server).map_err(Failure::Usage)?;
     let mut publisher = Publisher::new(arguments, &endpoint)?;
     if let Some(path) = &arguments.file {
         publisher.publish_one(&read_file(path)?)?;

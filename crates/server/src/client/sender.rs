@@ -81,7 +81,7 @@ pub(super) struct Sender {
 impl Sender {
     pub(super) fn new(endpoint: &Endpoint, channel: &str, retry_for: Duration, reporter: Reporter) -> Self {
         let (endpoint, channel) = (endpoint.clone(), channel.to_owned());
-        Self { agent: http::agent(ATTEMPT_MAX), endpoint, channel, retry_for, reporter }
+        Self { agent: http::agent(ATTEMPT_MAX, &endpoint), endpoint, channel, retry_for, reporter }
     }
 
     /// Publishes one event.

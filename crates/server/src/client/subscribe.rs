@@ -32,7 +32,7 @@ type Shared = Arc<Mutex<Session<Stdout>>>;
 
 /// Runs the command.
 pub(super) fn run(arguments: &SubscribeArguments) -> Result<ExitCode, Failure> {
-    let endpoint = Endpoint::parse(&arguments.url).map_err(Failure::Usage)?;
+    let endpoint = Endpoint::of(&arguments.server).map_err(Failure::Usage)?;
     let mut known = HashSet::new();
     let channels: Vec<String> =
         arguments.channels.iter().filter(|&channel| known.insert(channel)).cloned().collect();

@@ -5,6 +5,7 @@ mod patterns;
 mod verdict;
 mod wire;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -31,6 +32,9 @@ pub struct BenchArguments {
     /// Where the server is, as its users reach it: through their proxies.
     #[arg(env = "TIDEWIRE_URL", default_value = "http://127.0.0.1:8080")]
     url: String,
+    /// The token is in this file; without it, the environment variable TIDEWIRE_TOKEN is used if it is set.
+    #[arg(long, value_name = "PATH")]
+    token_file: Option<PathBuf>,
     /// Events per second.
     #[arg(long, default_value_t = 10.0, value_parser = rate)]
     rate: f64,
@@ -73,7 +77,8 @@ impl Run {
 }
 
 pub(super) fn run(arguments: &BenchArguments) -> Result<ExitCode, Failure> {
-    let endpoint = Endpoint::parse(&arguments.url).map_err(Failure::Usage)?;
+    let endpoint =
+        Endpoint::with_token(&arguments.url, arguments.token_file.as_deref()).map_err(Failure::Usage)?;
     let channel =
         arguments.channel.clone().unwrap_or_else(|| format!("tidewire-bench:{:016x}", fastrand::u64(..)));
     let run = Arc::new(Run {

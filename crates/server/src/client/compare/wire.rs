@@ -19,6 +19,8 @@ const BUFFER_BYTES_MAX: usize = 64 << 20;
 pub(super) struct Wire {
     stream: TcpStream,
     host: String,
+    /// The header field that says who asks, if anything does.
+    authorization: String,
     /// What has come and was not consumed.
     pub(super) buffer: Vec<u8>,
     pub(super) received_bytes: u64,
@@ -36,7 +38,17 @@ impl Wire {
                     let set = stream.set_nodelay(true).and_then(|()| stream.set_read_timeout(Some(TICK)));
                     set.map_err(|error| error.to_string())?;
                     let (buffer, host) = (Vec::new(), format!("{host}:{port}"));
-                    return Ok(Self { stream, host, buffer, received_bytes: 0, sent_bytes: 0 });
+                    let authorization = endpoint.authorization();
+                    let authorization =
+                        authorization.map(|value| format!("Authorization: {value}\r\n")).unwrap_or_default();
+                    return Ok(Self {
+                        stream,
+                        host,
+                        authorization,
+                        buffer,
+                        received_bytes: 0,
+                        sent_bytes: 0,
+                    });
                 }
                 Err(error) => failure = format!("{address}: {error}"),
             }
@@ -52,7 +64,9 @@ impl Wire {
         fields: &str,
         body: &[u8],
     ) -> Result<(), String> {
-        let mut bytes = format!("{method} {path} HTTP/1.1\r\nHost: {}\r\n{fields}", self.host).into_bytes();
+        let who = &self.authorization;
+        let mut bytes =
+            format!("{method} {path} HTTP/1.1\r\nHost: {}\r\n{who}{fields}", self.host).into_bytes();
         if method == "POST" {
             bytes.extend_from_slice(format!("Content-Length: {}\r\n", body.len()).as_bytes());
         }

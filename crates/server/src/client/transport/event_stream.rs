@@ -37,9 +37,10 @@ impl fmt::Debug for EventStream {
 
 impl EventStream {
     pub(in crate::client) fn new(endpoint: Endpoint) -> Self {
+        let agent = http::agent(SILENCE_MAX, &endpoint);
         Self {
             endpoint,
-            agent: http::agent(SILENCE_MAX),
+            agent,
             body: None,
             ended: None,
             parser: SseParser::default(),

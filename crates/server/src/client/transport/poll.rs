@@ -71,10 +71,11 @@ pub(in crate::client) fn page(
 
 impl Poll {
     pub(in crate::client) fn new(endpoint: Endpoint, waiting: Waiting) -> Self {
+        let agent = http::agent(SILENCE_MAX, &endpoint);
         Self {
             endpoint,
             waiting,
-            agent: http::agent(SILENCE_MAX),
+            agent,
             channels: Vec::new(),
             since: String::new(),
             last: None,

@@ -179,8 +179,11 @@ pub(in crate::client) fn connect(
     let uri = endpoint.websocket();
     let uri = uri.parse().map_err(|error| Interruption::Refused(format!("{uri}: {error}")))?;
     // No subprotocol: the server needs none, and the library refuses a server that selects none.
-    let request = ClientRequestBuilder::new(uri)
+    let mut request = ClientRequestBuilder::new(uri)
         .with_header("User-Agent", concat!("tidewire/", env!("CARGO_PKG_VERSION")));
+    if let Some(authorization) = endpoint.authorization() {
+        request = request.with_header("Authorization", authorization);
+    }
     let config = WebSocketConfig::default()
         .max_message_size(Some(MESSAGE_BYTES_MAX))
         .max_frame_size(Some(MESSAGE_BYTES_MAX));
