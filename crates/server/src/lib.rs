@@ -17,6 +17,7 @@ mod settings;
 mod shard;
 mod sources;
 mod store;
+mod tls;
 
 pub use hub::{Channel, Hub, Located, Published, Snapshot, Unread};
 pub use log::LogGuard;

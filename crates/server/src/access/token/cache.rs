@@ -9,7 +9,7 @@ use aws_lc_rs::digest::{SHA256, digest};
 /// The most tokens that are remembered, at about 100 bytes each. Beyond: those go that were not asked for lately.
 const TOKENS_MAX: usize = 65_536;
 
-/// A whole token, signature included, as nobody can make another one.
+/// SHA-256. Of a token it is taken with the signature, so that another one is another token.
 pub(super) type Fingerprint = [u8; 32];
 
 /// Tokens whose signatures are good.
@@ -28,9 +28,9 @@ struct Halves {
     old: HashMap<Fingerprint, Checked>,
 }
 
-pub(super) fn fingerprint(token: &str) -> Fingerprint {
+pub(super) fn fingerprint_of(bytes: &[u8]) -> Fingerprint {
     let mut fingerprint = [0; 32];
-    fingerprint.copy_from_slice(digest(&SHA256, token.as_bytes()).as_ref());
+    fingerprint.copy_from_slice(digest(&SHA256, bytes).as_ref());
     fingerprint
 }
 
@@ -83,7 +83,7 @@ mod tests {
     #[test]
     fn only_the_same_token_and_keys_count() {
         let cache = Cache::default();
-        let (one, other) = (fingerprint("a.b.c"), fingerprint("a.b.d"));
+        let (one, other) = (fingerprint_of(b"a.b.c"), fingerprint_of(b"a.b.d"));
         cache.insert(one, (0, 1));
         assert!(cache.contains(&one, (0, 1)));
         assert!(
@@ -97,10 +97,10 @@ mod tests {
     #[test]
     fn it_is_bounded_and_keeps_what_is_asked_for() {
         let cache = Cache::default();
-        let favourite = fingerprint("favourite");
+        let favourite = fingerprint_of(b"favourite");
         cache.insert(favourite, (0, 0));
         for number in 0..TOKENS_MAX * 2 {
-            cache.insert(fingerprint(&number.to_string()), (0, 0));
+            cache.insert(fingerprint_of(number.to_string().as_bytes()), (0, 0));
             if number % 1000 == 0 {
                 assert!(cache.contains(&favourite, (0, 0)));
             }

@@ -8,67 +8,64 @@ mod algorithm;
 mod cache;
 mod claims;
 mod compact;
+mod fetcher;
 mod issuer;
 mod json;
 mod key;
 mod key_set;
 mod pem;
 mod refusal;
+mod remote;
+mod ring;
 #[cfg(test)]
 mod tests;
 
 use std::fmt;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 pub(crate) use claims::Claims;
 pub(crate) use refusal::Refusal;
+pub(crate) use ring::Counters;
 
 use super::settings::AccessSettings;
 use algorithm::Kind;
-use cache::Cache;
+use cache::fingerprint_of;
 use claims::Rules;
 use compact::Compact;
+use fetcher::Fetcher;
 use issuer::{Attempt, Issuer};
+use ring::Ring;
 
 /// The most signatures that are checked for one token: for those that name no key.
 const CHECKS_MAX: usize = 8;
 
 /// Checks tokens. Threads share one.
 pub(crate) struct Verifier {
-    issuers: Vec<Issuer>,
+    ring: Arc<Ring>,
     rules: Rules,
     token_bytes_max: usize,
-    cache: Cache,
-    /// What was done so far.
-    pub(crate) counters: Counters,
-}
-
-/// What was done so far.
-#[derive(Debug, Default)]
-pub(crate) struct Counters {
-    /// Tokens that were taken.
-    pub(crate) verified: AtomicU64,
-    /// Tokens that were refused.
-    pub(crate) refused: AtomicU64,
+    /// Nothing if no keys are fetched.
+    fetcher: Option<Fetcher>,
 }
 
 impl Verifier {
-    /// Reads the keys that are in files.
+    /// Reads the keys that are in files, and has the others fetched, without waiting for them.
     ///
     /// # Errors
     /// Says which issuer or file is wrong, and what would be right.
     pub(crate) fn new(settings: &AccessSettings) -> anyhow::Result<Self> {
         let issuers = settings.issuers.iter().map(Issuer::new).collect::<anyhow::Result<Vec<_>>>()?;
+        let ring = Arc::new(Ring { issuers, ..Ring::default() });
         let tokens = &settings.tokens;
         Ok(Self {
-            issuers,
+            fetcher: Fetcher::start(&ring, &settings.issuers)?,
+            ring,
             rules: Rules {
                 leeway_ms: tokens.leeway_seconds.saturating_mul(1000),
                 rights_claim: tokens.rights_claim.clone(),
             },
             token_bytes_max: tokens.token_bytes,
-            cache: Cache::default(),
-            counters: Counters::default(),
         })
     }
 
@@ -94,9 +91,9 @@ impl Verifier {
 
     fn count(&self, verdict: &Result<Claims, Refusal>) {
         let counter = match verdict {
-            Ok(_) => &self.counters.verified,
+            Ok(_) => &self.ring.counters.verified,
             Err(Refusal::KeysWanted(_)) => return,
-            Err(_) => &self.counters.refused,
+            Err(_) => &self.ring.counters.refused,
         };
         counter.fetch_add(1, Ordering::Relaxed);
     }
@@ -120,16 +117,33 @@ impl Verifier {
         Err(nearest)
     }
 
-    /// Gets the keys of an issuer anew. `done` is called when they are there, or cannot be had now.
-    pub(crate) fn fetch(&self, _issuer: usize, done: Box<dyn FnOnce() + Send>) {
-        done();
+    /// Gets the keys of an issuer anew. `done` is called once they are there or cannot be had, on another thread,
+    /// or at once on this one if they were got just now.
+    pub(crate) fn fetch(&self, issuer: usize, done: Box<dyn FnOnce() + Send>) {
+        match &self.fetcher {
+            Some(fetcher) => fetcher.fetch(issuer, done),
+            None => done(),
+        }
+    }
+
+    /// Fetches no more. Who waits is told at once; a fetch that is under way is not waited for.
+    pub(crate) fn stop(&self) {
+        if let Some(fetcher) = &self.fetcher {
+            fetcher.stop();
+        }
+    }
+
+    /// What was done so far.
+    pub(crate) fn counters(&self) -> &Counters {
+        &self.ring.counters
     }
 
     /// Who may have issued a token: those of that name, or else those without one.
     fn trusted<'v>(&'v self, name: Option<&'v str>) -> impl Iterator<Item = (usize, &'v Issuer)> {
-        let named = self.issuers.iter().any(|issuer| issuer.name.is_some() && issuer.name.as_deref() == name);
+        let named =
+            self.ring.issuers.iter().any(|issuer| issuer.name.is_some() && issuer.name.as_deref() == name);
         let name = if named { name } else { None };
-        self.issuers.iter().enumerate().filter(move |(_, issuer)| issuer.name.as_deref() == name)
+        self.ring.issuers.iter().enumerate().filter(move |(_, issuer)| issuer.name.as_deref() == name)
     }
 
     fn check(
@@ -146,18 +160,18 @@ impl Verifier {
             // An HMAC costs no more than the fingerprint.
             return issuer.check(place, &keys, compact, algorithm, attempt);
         }
-        let fingerprint = cache::fingerprint(token);
-        if self.cache.contains(&fingerprint, (place, keys.generation)) {
+        let fingerprint = fingerprint_of(token.as_bytes());
+        if self.ring.cache.contains(&fingerprint, (place, keys.generation)) {
             return Ok(());
         }
         issuer.check(place, &keys, compact, algorithm, attempt)?;
-        self.cache.insert(fingerprint, (place, keys.generation));
+        self.ring.cache.insert(fingerprint, (place, keys.generation));
         Ok(())
     }
 }
 
 impl fmt::Debug for Verifier {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.debug_struct("Verifier").field("counters", &self.counters).finish_non_exhaustive()
+        formatter.debug_struct("Verifier").field("counters", &self.ring.counters).finish_non_exhaustive()
     }
 }

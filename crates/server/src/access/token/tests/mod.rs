@@ -1,7 +1,9 @@
 //! Tokens against the verifier, good and hostile. The keys are made anew for each run.
 
 mod configuration;
+mod fetching;
 mod forged;
+mod identity;
 mod signer;
 
 use std::path::PathBuf;
@@ -208,7 +210,7 @@ fn a_token_that_comes_again_is_judged_again() {
     }
     assert!(verifier.verify(&good, NOW_MS + 89_999).is_ok());
     assert_eq!(verifier.verify(&good, NOW_MS + 95_000), Err(Refusal::Expired(35)));
-    let counters = &verifier.counters;
+    let counters = verifier.counters();
     assert_eq!((counters.verified.load(Ordering::Relaxed), counters.refused.load(Ordering::Relaxed)), (4, 1));
 }
 
