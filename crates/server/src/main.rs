@@ -33,12 +33,27 @@ enum Command {
     History(HistoryArguments),
     /// Measure the four patterns side by side against a running server.
     Bench(BenchArguments),
+    /// Check or show the configuration, and what can be in it.
+    #[command(subcommand)]
+    Config(ConfigCommand),
     /// Read everything in a data directory that no server uses, and say whether it is sound.
     Check {
         /// The data directory.
         #[arg(value_name = "DIR")]
         data: PathBuf,
     },
+}
+
+#[derive(Debug, Subcommand)]
+enum ConfigCommand {
+    /// Say `ok`, or all that is wrong with the configuration.
+    Check(Serve),
+    /// Print the effective values and where each comes from; secrets are not shown.
+    Show(Serve),
+    /// Print a JSON Schema (draft 2020-12) of tidewire.toml, for editors.
+    Schema,
+    /// Print the reference page of all options.
+    Reference,
 }
 
 #[derive(Debug, Args)]
@@ -69,6 +84,7 @@ fn main() -> ExitCode {
         Some(Command::Sub(arguments)) => return client::subscribe(&arguments),
         Some(Command::History(arguments)) => return client::history(&arguments),
         Some(Command::Bench(arguments)) => return client::bench(&arguments),
+        Some(Command::Config(command)) => config(&command),
         Some(Command::Check { data }) => check(&data),
         None => serve(&cli.serve),
     };
@@ -78,18 +94,28 @@ fn main() -> ExitCode {
     })
 }
 
-fn serve(arguments: &Serve) -> anyhow::Result<ExitCode> {
-    let flags = Flags {
-        listen: arguments.listen,
-        insecure: arguments.insecure,
-        no_demo: arguments.no_demo,
-        data: arguments.data.clone(),
-        memory: arguments.memory,
-    };
-    let settings = Settings::load(arguments.config.as_deref(), &flags)?;
-    for warning in &settings.warnings {
-        eprintln!("tidewire: {warning}");
+impl Serve {
+    fn flags(&self) -> Flags {
+        Flags {
+            listen: self.listen,
+            insecure: self.insecure,
+            no_demo: self.no_demo,
+            data: self.data.clone(),
+            memory: self.memory,
+        }
     }
+
+    fn settings(&self) -> anyhow::Result<Settings> {
+        let settings = Settings::load(self.config.as_deref(), &self.flags())?;
+        for warning in &settings.warnings {
+            eprintln!("tidewire: {warning}");
+        }
+        Ok(settings)
+    }
+}
+
+fn serve(arguments: &Serve) -> anyhow::Result<ExitCode> {
+    let settings = arguments.settings()?;
     let _log = settings.start_log()?;
     // Before the port is bound: whoever sees it bound may send the signal.
     let mut signals = Signals::new([SIGTERM, SIGINT])?;
@@ -99,6 +125,20 @@ fn serve(arguments: &Serve) -> anyhow::Result<ExitCode> {
     stdout.flush()?;
     signals.forever().next();
     server.stop()?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn config(command: &ConfigCommand) -> anyhow::Result<ExitCode> {
+    let text = match command {
+        ConfigCommand::Check(arguments) => {
+            arguments.settings()?;
+            "ok\n".to_owned()
+        }
+        ConfigCommand::Show(arguments) => Settings::show(arguments.config.as_deref(), &arguments.flags())?,
+        ConfigCommand::Schema => Settings::schema(),
+        ConfigCommand::Reference => Settings::reference(),
+    };
+    std::io::stdout().write_all(text.as_bytes())?;
     Ok(ExitCode::SUCCESS)
 }
 

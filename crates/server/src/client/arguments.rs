@@ -119,7 +119,7 @@ pub struct HistoryArguments {
 
 /// Which server, and who asks it. A token has no option of its own, as everybody on the machine could read it there.
 #[derive(Debug, Clone, Args)]
-pub struct ServerArguments {
+pub(super) struct ServerArguments {
     /// Where the server is.
     #[arg(long, env = "TIDEWIRE_URL", default_value = "http://127.0.0.1:8080")]
     pub(super) url: String,

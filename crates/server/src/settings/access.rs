@@ -1,39 +1,18 @@
-//! The settings of access, put together from checked values: issuers, keys, origins, the callback, proxies.
+//! The settings of access, put together from checked values: keys, tokens, origins, the callback, proxies.
 //! Must not know where the values come from, nor what is done with the settings.
 
-use super::definition::one_of;
-use super::forms;
-use super::load::{Checks, Sources, address, too_short};
+use super::load::{Checks, Sources, address, choice, too_short};
 use super::mistakes::Origin;
 use super::options::{ALGORITHMS, FORWARDED_BY};
 use super::source::ADMIN_KEY;
 use super::values::{Data, Table};
+use super::{forms, issuers};
 use crate::access::settings::{
-    AccessSettings, Algorithm, AsksAbout, CallbackSettings, ForwardedBy, IssuerSettings, KeySource,
-    ProxySettings, Secret, TokenSettings,
+    AccessSettings, AsksAbout, CallbackSettings, ForwardedBy, ProxySettings, Secret, TokenSettings,
 };
 
 /// The shortest admin key and shared secret. One that can be guessed opens everything.
-const SECRET_BYTES_MIN: usize = 16;
-/// Where the keys of an issuer may be.
-const KEY_SOURCES: &[&str] =
-    &["secret_file", "secret_env", "public_key_file", "key_set_file", "key_set_url", "discovery"];
-/// In the order of `options::ALGORITHMS`.
-const ALGORITHM_VALUES: [Algorithm; ALGORITHMS.len()] = [
-    Algorithm::Hs256,
-    Algorithm::Hs384,
-    Algorithm::Hs512,
-    Algorithm::Rs256,
-    Algorithm::Rs384,
-    Algorithm::Rs512,
-    Algorithm::Ps256,
-    Algorithm::Ps384,
-    Algorithm::Ps512,
-    Algorithm::Es256,
-    Algorithm::Es384,
-    Algorithm::EdDsa,
-];
-
+pub(super) const SECRET_BYTES_MIN: usize = 16;
 /// Whether authentication is meant to be configured, also where there are mistakes in it.
 pub(super) fn authenticates(root: &Table, sources: &Sources) -> bool {
     let (auth, callback) = (root.table("auth"), root.table("callback"));
@@ -45,9 +24,7 @@ pub(super) fn authenticates(root: &Table, sources: &Sources) -> bool {
 
 pub(super) fn access(root: &mut Table, checks: &mut Checks<'_>) -> AccessSettings {
     let auth = root.table("auth");
-    let issuers: Vec<IssuerSettings> =
-        auth.many("issuers").filter_map(|table| issuer(table, checks)).collect();
-    repeated_issuers(auth, checks);
+    let issuers = issuers::issuers(auth, checks);
     let admin_key = admin_key(auth, checks);
     let settings = AccessSettings {
         issuers,
@@ -126,139 +103,12 @@ fn tokens(root: &Table, checks: &mut Checks<'_>) -> TokenSettings {
     }
 }
 
-fn issuer(table: &Table, checks: &mut Checks<'_>) -> Option<IssuerSettings> {
-    let is_chosen = |name: &&str| if *name == "discovery" { table.truth(name) } else { table.is_said(name) };
-    let chosen: Vec<&str> = KEY_SOURCES.iter().copied().filter(is_chosen).collect();
-    let source = match chosen[..] {
-        [source] => source,
-        [] => {
-            let what = format!("auth.issuers needs one of {} to have keys", one_of(KEY_SOURCES));
-            checks.mistakes.add(&table.origin, what);
-            return None;
-        }
-        [_, second, ..] => {
-            let what =
-                format!("and auth.issuers.{} are two places of keys; choose one for each issuer", chosen[0]);
-            checks.wrong(table, second, what);
-            return None;
-        }
-    };
-    let algorithms = algorithms(table, source, checks);
-    let keys = keys(table, source, &algorithms, checks)?;
-    Some(IssuerSettings {
-        issuer: table.text("issuer").map(str::to_owned),
-        audience: table.texts("audience").iter().map(|(audience, _)| audience.clone()).collect(),
-        algorithms,
-        keys,
-        refresh_seconds: table.number("refresh_seconds")?,
-        fetch_pause_seconds: table.number("fetch_pause_seconds")?,
-    })
-}
-
-/// The algorithms, of which each fits the kind of key: a public key that is taken for a secret is the oldest forgery.
-fn algorithms(table: &Table, source: &str, checks: &mut Checks<'_>) -> Vec<Algorithm> {
-    let is_secret = source.starts_with("secret_");
-    let mut algorithms = Vec::new();
-    for (name, origin) in table.texts("algorithms") {
-        let Some(at) = ALGORITHMS.iter().position(|known| known == name) else { continue };
-        if name.starts_with("HS") != is_secret {
-            let right = if is_secret { "HS256, HS384 and HS512" } else { "all but HS…" };
-            let what = format!("auth.issuers.algorithms = {name:?} cannot be with {source}; {right} can");
-            checks.mistakes.add(origin, what);
-        }
-        if !algorithms.contains(&ALGORITHM_VALUES[at]) {
-            algorithms.push(ALGORITHM_VALUES[at]);
-        }
-    }
-    if algorithms.is_empty() && is_secret && !table.is_said("algorithms") {
-        algorithms.push(Algorithm::Hs256);
-    }
-    if algorithms.is_empty() && !table.is_wrong("algorithms") {
-        let what = format!("needs at least one with {source}, such as algorithms = [\"RS256\"]");
-        checks.wrong(table, "algorithms", what);
-    }
-    algorithms
-}
-
-fn keys(table: &Table, source: &str, algorithms: &[Algorithm], checks: &mut Checks<'_>) -> Option<KeySource> {
-    match source {
-        "secret_file" => {
-            let secret = checks.secret_of_file(table, source, SECRET_BYTES_MIN)?;
-            weak_secret(table, source, &secret, algorithms, checks);
-            Some(KeySource::Secret(secret))
-        }
-        "secret_env" => {
-            let secret = checks.secret_of_variable(table, source, SECRET_BYTES_MIN)?;
-            weak_secret(table, source, &secret, algorithms, checks);
-            Some(KeySource::Secret(secret))
-        }
-        "public_key_file" => checks.readable(table, source).map(KeySource::PublicKey),
-        "key_set_file" => checks.readable(table, source).map(KeySource::KeySetFile),
-        "key_set_url" => {
-            let url = table.text(source)?;
-            warn_of_public_http(table, source, url, "makes tokens for everybody", checks);
-            Some(KeySource::KeySet(url.to_owned()))
-        }
-        _ => {
-            let Some(issuer) = table.text("issuer") else {
-                checks.wrong(table, source, "needs an issuer: its URL is where to look");
-                return None;
-            };
-            match forms::url(issuer) {
-                Ok(_) => warn_of_public_http(table, "issuer", issuer, "makes tokens for everybody", checks),
-                Err(why) => checks.wrong(table, "issuer", format!("must be a URL with discovery: {why}")),
-            }
-            Some(KeySource::Discovery)
-        }
-    }
-}
-
-/// RFC 7518 (3.2) wants a secret as long as the hash.
-fn weak_secret(
-    table: &Table,
-    name: &str,
-    secret: &Secret,
-    algorithms: &[Algorithm],
-    checks: &mut Checks<'_>,
-) {
-    let bytes = |algorithm: &Algorithm| match algorithm {
-        Algorithm::Hs512 => 64,
-        Algorithm::Hs384 => 48,
-        _ => 32,
-    };
-    let wanted = algorithms.iter().map(bytes).max().unwrap_or(32);
-    if secret.0.len() < wanted {
-        let what =
-            format!("the secret has {} bytes; its algorithms want {wanted} random ones", secret.0.len());
-        checks.mistakes.warn(table.origin(name), what);
-    }
-}
-
-fn warn_of_public_http(table: &Table, name: &str, url: &str, what: &str, checks: &mut Checks<'_>) {
+pub(super) fn warn_of_public_http(table: &Table, name: &str, url: &str, what: &str, checks: &mut Checks<'_>) {
     if forms::url(url).is_ok_and(|url| !url.is_private()) {
         let path = table.path(name);
         checks
             .mistakes
             .warn(table.origin(name), format!("{path} is not https: whoever is on the way {what}"));
-    }
-}
-
-/// Two entries for the same tokens: the second would never be asked.
-fn repeated_issuers(auth: &Table, checks: &mut Checks<'_>) {
-    let mut seen: Vec<(Option<&str>, &Origin)> = Vec::new();
-    for table in auth.many("issuers") {
-        let issuer = table.text("issuer");
-        match seen.iter().find(|(other, _)| *other == issuer) {
-            Some((_, first)) => {
-                let named =
-                    issuer.map_or("without issuer".to_owned(), |issuer| format!("with issuer = {issuer:?}"));
-                let what = format!(
-                    "there is another [[auth.issuers]] {named} ({first}); its keys may be in one set"
-                );
-                checks.mistakes.add(table.origin("issuer"), what);
-            }
-            None => seen.push((issuer, table.origin("issuer"))),
-        }
     }
 }
 
@@ -279,9 +129,6 @@ fn origins(root: &Table, checks: &mut Checks<'_>) -> Vec<String> {
 
 fn callback(table: &Table, checks: &mut Checks<'_>) -> Option<CallbackSettings> {
     if !table.is_said("url") {
-        if table.origin != Origin::Default {
-            checks.mistakes.add(&table.origin, "[callback] needs a url; without it nobody is asked");
-        }
         return None;
     }
     if table.texts("on").is_empty() && table.value("on").is_some_and(|on| on.origin != Origin::Default) {
@@ -328,7 +175,7 @@ fn proxies(table: &Table, checks: &mut Checks<'_>) -> ProxySettings {
     let networks = table.texts("trusted").iter();
     let trusted: Vec<_> = networks.filter_map(|(network, _)| forms::network(network).ok()).collect();
     let values = [ForwardedBy::None, ForwardedBy::XForwardedFor, ForwardedBy::Forwarded];
-    let header = super::load::choice(table, "header", FORWARDED_BY, &values).unwrap_or_default();
+    let header = choice(table, "header", FORWARDED_BY, &values).unwrap_or_default();
     let proxy_protocol = table.truth("proxy_protocol");
     let none_trusted = trusted.is_empty() && !table.is_wrong("trusted");
     for name in ["header", "proxy_protocol"] {

@@ -37,7 +37,7 @@ impl Channels {
         authenticates: bool,
         checks: &mut Checks<'_>,
     ) -> Self {
-        let base = Base { limits, has_disk: !checks.sources.memory, authenticates };
+        let base = Base { limits, has_disk: !checks.sources.flags.memory, authenticates };
         let otherwise = base.otherwise(root, checks);
         let mut by_pattern: Vec<(Pattern, Arc<Rule>)> = Vec::new();
         for table in root.many("channels") {
@@ -118,9 +118,6 @@ impl Base<'_> {
             publish: self.allowed(said, "publish", checks).unwrap_or(otherwise.rights.publish),
         };
         let schema = schema(table, checks);
-        if !table.is_said("pattern") {
-            checks.mistakes.add(&table.origin, "[[channels]] needs a pattern, such as pattern = \"chat:*\"");
-        }
         let pattern = Pattern::parse(table.text("pattern")?).ok()?;
         let policy = Arc::new(Policy::new(durability, state, retention));
         Some((pattern, Arc::new(Rule { number, policy, rights, schema })))

@@ -12,6 +12,8 @@ pub(super) struct Section {
     pub(super) name: &'static str,
     /// Whether there may be several, as in `[[channels]]`.
     pub(super) many: bool,
+    /// Options without which it says nothing.
+    pub(super) needs: &'static [&'static str],
     /// What it is for.
     pub(super) text: &'static str,
     pub(super) options: &'static [Entry],

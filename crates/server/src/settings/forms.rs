@@ -49,8 +49,8 @@ impl Form {
     /// Says what is wrong with a text.
     pub(super) fn check(self, text: &str) -> Result<(), String> {
         let wrong = || {
-            // A URL may hold a password.
-            if self == Self::Url {
+            // A URL may hold a password, and the secret itself may be where the name of its variable belongs.
+            if matches!(self, Self::Url | Self::Variable) {
                 return format!("is not {}", self.noun());
             }
             format!("= {text:?} is not {}", self.noun())
@@ -79,8 +79,6 @@ fn is_token_byte(byte: u8) -> bool {
 pub(super) struct Url<'u> {
     pub(super) https: bool,
     pub(super) host: &'u str,
-    /// Whatever follows the authority.
-    pub(super) rest: &'u str,
 }
 
 impl Url<'_> {
@@ -103,12 +101,12 @@ pub(super) fn url(text: &str) -> Result<Url<'_>, String> {
         return Err("spaces, #, backslashes and what is not ASCII cannot be in it".to_owned());
     }
     let end = after.find(['/', '?']).unwrap_or(after.len());
-    let (authority, rest) = after.split_at(end);
+    let authority = &after[..end];
     if authority.contains('@') {
         return Err("no user or password can be in it".to_owned());
     }
     let (host, _) = host_and_port(authority)?;
-    Ok(Url { https, host, rest })
+    Ok(Url { https, host })
 }
 
 /// An authority's host (IPv6 in brackets) and port.

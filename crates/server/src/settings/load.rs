@@ -28,11 +28,7 @@ pub(super) struct Sources {
     pub(super) file: Option<(PathBuf, String)>,
     /// The environment, options or not: it may hold secrets under any name.
     pub(super) variables: Vec<(String, String)>,
-    pub(super) listen: Option<SocketAddr>,
-    pub(super) insecure: bool,
-    pub(super) no_demo: bool,
-    pub(super) data: Option<PathBuf>,
-    pub(super) memory: bool,
+    pub(super) flags: Flags,
 }
 
 /// Settings and the values that they are made of.
@@ -57,18 +53,7 @@ impl Sources {
         let mut variables: Vec<_> =
             std::env::vars_os().map(|(name, value)| (lossy(name), lossy(value))).collect();
         variables.sort();
-        Ok(Self { file, variables, ..Self::of_flags(flags) })
-    }
-
-    pub(super) fn of_flags(flags: &Flags) -> Self {
-        Self {
-            listen: flags.listen,
-            insecure: flags.insecure,
-            no_demo: flags.no_demo,
-            data: flags.data.clone(),
-            memory: flags.memory,
-            ..Self::default()
-        }
+        Ok(Self { file, variables, flags: flags.clone() })
     }
 
     /// An environment variable, also one that is empty.
@@ -80,13 +65,13 @@ impl Sources {
         let mut put = |name: &str, flag: &'static str, body: Body| {
             tree.put(&[name], Raw { body, origin: Origin::Flag(flag) });
         };
-        if let Some(listen) = self.listen {
+        if let Some(listen) = self.flags.listen {
             put("listen", "--listen", Body::Text(listen.to_string()));
         }
-        if let Some(data) = &self.data {
+        if let Some(data) = &self.flags.data {
             put("data", "--data", Body::Text(data.to_string_lossy().into_owned()));
         }
-        if self.no_demo {
+        if self.flags.no_demo {
             put("demo", "--no-demo", Body::Truth(false));
         }
     }
@@ -122,7 +107,7 @@ fn settings(root: &mut Table, checks: &mut Checks<'_>) -> Settings {
     let access = access::access(root, checks);
     let authenticates = access::authenticates(root, checks.sources);
     let listen = address(root, "listen").unwrap_or(SocketAddr::from(([127, 0, 0, 1], 8080)));
-    if !listen.ip().is_loopback() && !authenticates && !checks.sources.insecure {
+    if !listen.ip().is_loopback() && !authenticates && !checks.sources.flags.insecure {
         checks.mistakes.add(
             root.origin("listen"),
             format!(
@@ -132,12 +117,12 @@ fn settings(root: &mut Table, checks: &mut Checks<'_>) -> Settings {
             ),
         );
     }
-    if checks.sources.memory && checks.sources.data.is_some() {
+    if checks.sources.flags.memory && checks.sources.flags.data.is_some() {
         let what = "--memory and --data say opposite things; pass one of them";
         checks.mistakes.add(&Origin::Default, what);
     }
-    let data = checks.sources.data.clone().or_else(|| checks.path(root, "data"));
-    let data = data.filter(|_| !checks.sources.memory);
+    let data = checks.sources.flags.data.clone().or_else(|| checks.path(root, "data"));
+    let data = data.filter(|_| !checks.sources.flags.memory);
     let bounds = root.table("limits");
     let limits = Limits::by_name(|name| bounds.number(name));
     let demo = root.truth("demo");
@@ -203,23 +188,25 @@ impl Checks<'_> {
     }
 
     pub(super) fn content(&mut self, table: &Table, name: &str, path: &Path) -> Option<Vec<u8>> {
-        match read_file(path) {
-            Ok(content) => Some(content),
-            Err(error) => {
-                self.wrong(
-                    table,
-                    name,
-                    format!("= {:?} cannot be read: {error}", path.display().to_string()),
-                );
-                None
-            }
-        }
+        let error = match read_file(path) {
+            Ok(content) => return Some(content),
+            Err(error) => error,
+        };
+        self.wrong(table, name, format!("= {:?} cannot be read: {error}", path.display().to_string()));
+        None
     }
 
     /// A secret from the file that an option names; never too short.
     pub(super) fn secret_of_file(&mut self, table: &Table, name: &str, least: usize) -> Option<Secret> {
         let path = self.path(table, name)?;
-        let content = self.content(table, name, &path)?;
+        let content = match read_file(&path) {
+            Ok(content) => content,
+            // The path is not repeated: where one was expected, somebody may have written the secret.
+            Err(error) => {
+                self.wrong(table, name, format!("names a file that cannot be read: {error}"));
+                return None;
+            }
+        };
         if let Ok(mode) = std::fs::metadata(&path).map(|found| found.permissions().mode())
             && mode & 0o077 != 0
         {
@@ -239,7 +226,7 @@ impl Checks<'_> {
     pub(super) fn secret_of_variable(&mut self, table: &Table, name: &str, least: usize) -> Option<Secret> {
         let variable = table.text(name)?;
         let Some(secret) = self.sources.variable(variable).map(str::trim_ascii) else {
-            self.wrong(table, name, format!("= {variable:?}: there is no such variable in the environment"));
+            self.wrong(table, name, "names a variable that is not in the environment");
             return None;
         };
         if secret.len() < least {

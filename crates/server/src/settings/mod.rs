@@ -1,15 +1,19 @@
 //! Settings: `tidewire.toml`, the environment and the flags, checked and merged before a port is bound.
 //! Must not know what the settings do; a value that gets past here is usable.
-#![allow(dead_code)]
 
 mod access;
 mod channels;
 mod definition;
 mod forms;
+mod issuers;
+mod kinds;
 mod load;
 mod log;
 mod mistakes;
 mod options;
+mod reference;
+mod schema;
+mod show;
 mod source;
 #[cfg(test)]
 mod tests;
@@ -43,8 +47,10 @@ pub struct Settings {
     /// What can be used, and should be known all the same: a line each.
     pub warnings: Vec<String>,
     /// Who is who, and whom to ask.
+    #[allow(dead_code, reason = "what acts on it is not there yet")]
     pub(crate) access: Arc<AccessSettings>,
     /// What is logged.
+    #[allow(dead_code, reason = "nothing is logged yet")]
     pub(crate) log: LogSettings,
     /// What holds for the channels of a pattern; the first that fits decides.
     by_pattern: Vec<(Pattern, Arc<Rule>)>,
@@ -53,7 +59,7 @@ pub struct Settings {
 }
 
 /// What the command line says.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Flags {
     /// `--listen`.
     pub listen: Option<SocketAddr>,
@@ -96,6 +102,25 @@ impl Settings {
     /// If somebody else in this process has taken the log.
     pub fn start_log(&self) -> anyhow::Result<crate::LogGuard> {
         crate::log::start(self.log)
+    }
+
+    /// The effective values as TOML, each with where it comes from, and no secret.
+    ///
+    /// # Errors
+    /// As [`Settings::load`].
+    pub fn show(path: Option<&Path>, flags: &Flags) -> anyhow::Result<String> {
+        let sources = load::Sources::gather(path, flags)?;
+        Ok(show::show(&load::read(&sources)?, &sources))
+    }
+
+    /// A JSON Schema of `tidewire.toml`.
+    pub fn schema() -> String {
+        format!("{:#}\n", schema::schema())
+    }
+
+    /// The reference page, `docs/configuration.md`.
+    pub fn reference() -> String {
+        reference::reference()
     }
 
     /// What `--help` says of a flag that is also an option: what the reference says.

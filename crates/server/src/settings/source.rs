@@ -14,10 +14,12 @@ use super::options::ROOT;
 const PREFIX: &str = "TIDEWIRE_";
 /// The admin key itself.
 pub(super) const ADMIN_KEY: &str = "TIDEWIRE_ADMIN_KEY";
+/// The file's name.
+const CONFIG: &str = "TIDEWIRE_CONFIG";
 /// Variables with our prefix that are no options: those of the command line, of clients, and of tests.
 const OTHERS: &[&str] = &[
     ADMIN_KEY,
-    "TIDEWIRE_CONFIG",
+    CONFIG,
     "TIDEWIRE_URL",
     "TIDEWIRE_TOKEN",
     "TIDEWIRE_BIN",
@@ -149,18 +151,28 @@ pub(super) fn environment(tree: &mut Raw, variables: &[(String, String)], mistak
         let lower = path.to_ascii_lowercase();
         let path: Vec<&str> = lower.split("__").collect();
         let Some(kind) = (path.join("__") == lower).then(|| find(&path)).flatten() else {
-            let known = known();
-            let meant = nearest(name, known.iter().map(String::as_str));
-            let meant = meant.map_or_else(
-                || "see `tidewire config show` for all options".to_owned(),
-                |meant| format!("did you mean {meant}?"),
-            );
-            mistakes.add(&origin, format!("there is no such option; {meant}"));
+            mistakes.add(&origin, unknown(name, &path));
             continue;
         };
         if !text.is_empty() {
             tree.put(&path, variable(text, kind, &origin));
         }
+    }
+}
+
+/// What is wrong with a variable of ours that is no option.
+fn unknown(name: &str, path: &[&str]) -> String {
+    let table = path.iter().try_fold(&ROOT, |section, name| section.section(name));
+    if let Some(option) = table.and_then(|table| table.options.first()) {
+        return format!(
+            "a table is set option by option, as in {}",
+            variable_name(&format!("{name}__"), option.name)
+        );
+    }
+    let known = known();
+    match nearest(name, known.iter().map(String::as_str)) {
+        Some(meant) => format!("there is no such option; did you mean {meant}?"),
+        None => "there is no such option; `tidewire config show` has all".to_owned(),
     }
 }
 
@@ -203,7 +215,7 @@ fn known() -> Vec<String> {
             if inner.many { names.push(name) } else { add(inner, &format!("{name}__"), names) }
         }
     }
-    let mut names: Vec<String> = OTHERS.iter().map(|name| (*name).to_owned()).collect();
+    let mut names = vec![ADMIN_KEY.to_owned(), CONFIG.to_owned()];
     add(&ROOT, PREFIX, &mut names);
     names
 }

@@ -23,6 +23,7 @@ const DAY: u64 = 86_400;
 pub(super) const RIGHTS: Section = Section {
     name: "rights",
     many: false,
+    needs: &[],
     text: "Who may do what on channels of which no `[[channels]]` says otherwise: `anyone`; `authenticated` (whoever \
            shows who they are, unless their token names channels and not this one); `granted` (whose token names \
            this channel); `nobody` (only the application itself, with the admin key). What the configuration and \
@@ -47,6 +48,7 @@ pub(super) const RIGHTS: Section = Section {
 pub(super) const AUTH: Section = Section {
     name: "auth",
     many: false,
+    needs: &[],
     text: "How clients show who they are. Authentication is configured if there is an admin key, an issuer, or a \
            callback that is asked on `connect`.",
     options: options! {
@@ -88,6 +90,7 @@ pub(super) const AUTH: Section = Section {
 const ISSUERS: Section = Section {
     name: "issuers",
     many: true,
+    needs: &[],
     text: "Who issues tokens (JWT), and where their keys are: exactly one of `secret_file`, `secret_env`, \
            `public_key_file`, `key_set_file`, `key_set_url` and `discovery`.",
     options: options! {
@@ -132,6 +135,7 @@ const ISSUERS: Section = Section {
 pub(super) const CALLBACK: Section = Section {
     name: "callback",
     many: false,
+    needs: &["url"],
     text: "The application decides by itself: it is asked by POST. What the configuration and the token forbid \
            stays forbidden.",
     options: options! {
@@ -172,6 +176,7 @@ pub(super) const CALLBACK: Section = Section {
 pub(super) const PROXIES: Section = Section {
     name: "proxies",
     many: false,
+    needs: &[],
     text: "Proxies in front of the server, and how they say where a client is.",
     options: options! {
         /// The addresses and networks in which they are.
@@ -190,6 +195,7 @@ pub(super) const PROXIES: Section = Section {
 pub(super) const ADMIN: Section = Section {
     name: "admin",
     many: false,
+    needs: &[],
     text: "The admin API, which needs the admin key.",
     options: options! {
         /// An address and port of its own. It is then served there and not on `listen`.

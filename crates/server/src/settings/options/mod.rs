@@ -25,6 +25,7 @@ pub(super) const LOG_LEVEL: &[&str] = &["off", "error", "warn", "info", "debug"]
 pub(super) const ROOT: Section = Section {
     name: "",
     many: false,
+    needs: &[],
     text: "",
     options: options! {
         /// The address and port to listen on. Beyond this machine it is only taken where authentication is
@@ -74,6 +75,7 @@ pub(super) const ROOT: Section = Section {
 const HISTORY: Section = Section {
     name: "history",
     many: false,
+    needs: &[],
     text: "How much of each channel is kept; the oldest events are dropped when any bound is passed.",
     options: options! {
         /// The most events of a channel.
@@ -100,6 +102,7 @@ const HISTORY: Section = Section {
 const CHANNELS: Section = Section {
     name: "channels",
     many: true,
+    needs: &["pattern"],
     text: "What holds for channels of a pattern. The first that fits decides alone, so write special ones before \
            general ones; what it leaves out is as `[history]`, `[rights]` and the options above say. \
            `[channels.history]` (or `history.events = …`) takes the options of `[history]`, `[channels.rights]` those \
@@ -108,9 +111,9 @@ const CHANNELS: Section = Section {
         /// Which channels: a name (`chat:1`), or the beginning of one with `*` at its end (`chat:*`). One segment may
         /// be `{sub}`, which stands for the user to whom the channel belongs (`user:{sub}:*`).
         pattern: Kind::Text(Form::Pattern), Standard::Words("none: each rule needs one");
-        /// As `durability` above.
+        /// Where events of these channels are kept.
         durability: Kind::Choice(DURABILITY), Standard::Words("as `durability` above");
-        /// As `state` above.
+        /// What the snapshots of these channels show.
         state: Kind::Choice(STATE), Standard::Words("as `state` above");
         /// The file of a JSON Schema (draft 2020-12) that the data of each published event must fit.
         /// Cost: each event is parsed and checked before anything else.
@@ -123,6 +126,7 @@ const CHANNELS: Section = Section {
 const LIMITS: Section = Section {
     name: "limits",
     many: false,
+    needs: &[],
     text: "Every bound, with what happens beyond it.",
     options: &BOUNDS,
     sections: &[],
@@ -141,6 +145,7 @@ const BOUNDS: [Entry; Limits::ALL.len()] = {
 const LOG: Section = Section {
     name: "log",
     many: false,
+    needs: &[],
     text: "What is written to standard error. Bodies, tokens, tickets, cookies and query strings never are.",
     options: options! {
         /// What is worth a line; each level has those before it too. `info` has the steps of each connection's life.
