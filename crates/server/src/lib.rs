@@ -19,6 +19,7 @@ mod sources;
 mod store;
 mod tls;
 
+pub use access::token::check_token;
 pub use hub::{Channel, Hub, Located, Published, Snapshot, Unread};
 pub use log::LogGuard;
 pub use server::Server;

@@ -42,6 +42,19 @@ enum Command {
         #[arg(value_name = "DIR")]
         data: PathBuf,
     },
+    /// Look into tokens.
+    #[command(subcommand)]
+    Token(TokenCommand),
+}
+
+#[derive(Debug, Subcommand)]
+enum TokenCommand {
+    /// Read a token from standard input and say what it claims, or why a server with this configuration refuses it.
+    Check {
+        /// The configuration; see docs/configuration.md.
+        #[arg(long, value_name = "FILE", env = "TIDEWIRE_CONFIG")]
+        config: PathBuf,
+    },
 }
 
 #[derive(Debug, Subcommand)]
@@ -86,6 +99,7 @@ fn main() -> ExitCode {
         Some(Command::Bench(arguments)) => return client::bench(&arguments),
         Some(Command::Config(command)) => config(&command),
         Some(Command::Check { data }) => check(&data),
+        Some(Command::Token(TokenCommand::Check { config })) => check_token(&config),
         None => serve(&cli.serve),
     };
     outcome.unwrap_or_else(|error| {
@@ -145,5 +159,14 @@ fn config(command: &ConfigCommand) -> anyhow::Result<ExitCode> {
 fn check(data: &std::path::Path) -> anyhow::Result<ExitCode> {
     let checked = tidewire::check(data)?;
     writeln!(std::io::stdout(), "{}: {checked}", data.display())?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn check_token(config: &std::path::Path) -> anyhow::Result<ExitCode> {
+    let settings = Settings::load(Some(config), &Flags::default())?;
+    // Why keys cannot be fetched is in the log.
+    let _log = settings.start_log()?;
+    let claims = tidewire::check_token(&settings, std::io::stdin().lock())?;
+    writeln!(std::io::stdout(), "{claims}")?;
     Ok(ExitCode::SUCCESS)
 }

@@ -18,7 +18,8 @@ pub(super) struct Cache {
     halves: Mutex<Halves>,
 }
 
-/// Whose keys were used: the issuer's place, and the generation of its keys.
+/// Whose keys were used: the issuer's place, and the generation of its keys. With the next generation, what was
+/// checked with this one is found no more, also if it is put in only then.
 pub(super) type Checked = (usize, u64);
 
 /// New and asked-for tokens are in the young half. When it is full it becomes the old one, which is dropped.
@@ -55,13 +56,6 @@ impl Cache {
         self.lock().insert(token, checked);
     }
 
-    /// Forgets what was checked with any keys of an issuer.
-    pub(super) fn forget(&self, issuer: usize) {
-        let mut halves = self.lock();
-        halves.young.retain(|_, checked| checked.0 != issuer);
-        halves.old.retain(|_, checked| checked.0 != issuer);
-    }
-
     fn lock(&self) -> MutexGuard<'_, Halves> {
         self.halves.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -89,9 +83,6 @@ mod tests {
         assert!(
             !cache.contains(&one, (0, 2)) && !cache.contains(&one, (1, 1)) && !cache.contains(&other, (0, 1))
         );
-        cache.insert(other, (1, 1));
-        cache.forget(0);
-        assert!(!cache.contains(&one, (0, 1)) && cache.contains(&other, (1, 1)));
     }
 
     #[test]

@@ -223,7 +223,6 @@ impl Shared {
                 if known.replace(fingerprint) != Some(fingerprint) {
                     tracing::info!(issuer = name, keys = keys.len(), "keys of the issuer have changed");
                     issuer.replace(keys);
-                    self.ring.cache.forget(place);
                 }
                 true
             }

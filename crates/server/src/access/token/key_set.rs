@@ -143,3 +143,15 @@ fn point(jwk: &Map<String, Value>, coordinate_bytes: usize) -> Result<Vec<u8>, S
     }
     Ok([&[4][..], &x, &y].concat())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_secret_is_taken_from_a_file_only() {
+        let set = br#"{"keys":[{"kty":"oct","k":"c2VjcmV0c2VjcmV0c2VjcmV0c2VjcmV0c2VjcmV0c2VjcmV0"}]}"#;
+        let count = |giver| parse(set, &[Algorithm::Hs256], giver).map(|keys| keys.len());
+        assert_eq!((count(Giver::File), count(Giver::Issuer)), (Ok(1), Ok(0)));
+    }
+}

@@ -7,6 +7,7 @@
 mod algorithm;
 mod cache;
 mod claims;
+mod command;
 mod compact;
 mod fetcher;
 mod issuer;
@@ -25,6 +26,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 pub(crate) use claims::Claims;
+pub use command::check_token;
 pub(crate) use refusal::Refusal;
 pub(crate) use ring::Counters;
 
