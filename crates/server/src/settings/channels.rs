@@ -44,6 +44,7 @@ impl Channels {
             let number = by_pattern.len();
             by_pattern.extend(base.rule(table, &otherwise, number, checks));
         }
+        warn_of_shadows(root, checks);
         let of_host =
             Pattern::parse(HOST).ok().filter(|host| demo && by_pattern.iter().all(|(of, _)| of != host));
         if let Some(host) = of_host {
@@ -182,6 +183,27 @@ impl Base<'_> {
         }
         Some(allowed)
     }
+}
+
+/// A rule behind one that fits all its channels never decides, which its author may not know.
+fn warn_of_shadows(root: &Table, checks: &mut Checks<'_>) {
+    let tables: Vec<&Table> = root.many("channels").collect();
+    for (at, table) in tables.iter().enumerate() {
+        let Some(pattern) = table.text("pattern") else { continue };
+        let covers = |before: &&&Table| before.text("pattern").is_some_and(|before| covers(before, pattern));
+        if let Some(before) = tables[..at].iter().find(covers) {
+            let (first, place) = (before.text("pattern").unwrap_or_default(), before.origin("pattern"));
+            let what =
+                format!("the rule for {pattern:?} never decides: {first:?} ({place}) fits all its channels");
+            checks.mistakes.warn(table.origin("pattern"), what);
+        }
+    }
+}
+
+/// Whether one pattern fits all channels of another.
+fn covers(pattern: &str, other: &str) -> bool {
+    let stem = pattern.strip_suffix('*').filter(|stem| !stem.contains('{'));
+    pattern == other || stem.is_some_and(|stem| other.strip_suffix('*').unwrap_or(other).starts_with(stem))
 }
 
 fn state(table: &Table) -> Option<StateKind> {

@@ -158,8 +158,14 @@ pub(super) fn one_of(choices: &[&str]) -> String {
     }
 }
 
+/// Longer ones are no slip of the pen, and comparing them takes memory with the square of their length.
+const WRITTEN_BYTES_MAX: usize = 100;
+
 /// What was probably meant, if anything is near.
 pub(super) fn nearest<'n>(written: &str, names: impl Iterator<Item = &'n str>) -> Option<&'n str> {
+    if written.len() > WRITTEN_BYTES_MAX {
+        return None;
+    }
     let distance = |name: &str| strsim::damerau_levenshtein(&written.to_lowercase(), &name.to_lowercase());
     let (name, distance) = names.map(|name| (name, distance(name))).min_by_key(|(_, distance)| *distance)?;
     (distance <= (name.len() / 3).max(1)).then_some(name)
@@ -179,6 +185,7 @@ mod tests {
             ("chanels", Some("channels")),
             ("colour", None),
             ("", None),
+            (&"event_bytes".repeat(10), None),
         ] {
             assert_eq!(nearest(written, names()), meant, "{written}");
         }

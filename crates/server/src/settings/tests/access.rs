@@ -194,6 +194,20 @@ fn what_is_doubtful_is_a_warning() {
     ] {
         assert!(warned(what), "{what}: {:?}", settings.warnings);
     }
+    for (patterns, is_hidden) in [
+        (["chat:*", "chat:1"], true),
+        (["*", "user:{sub}:*"], true),
+        (["a", "a"], true),
+        (["chat:1", "chat:*"], false),
+        (["user:{sub}:*", "user:7:x"], false),
+        (["chat", "chat:*"], false),
+        (["chat:*", "chat"], false),
+    ] {
+        let text = patterns.map(|pattern| format!("[[channels]]\npattern = {pattern:?}\n")).concat();
+        let settings = with(&text, &[], &Flags::default()).expect("right");
+        let hidden = settings.warnings.iter().any(|warning| warning.starts_with("tidewire.toml:4:11: "));
+        assert_eq!(hidden, is_hidden, "{patterns:?}: {:?}", settings.warnings);
+    }
     let directory = tempfile::tempdir().expect("a directory");
     let key = directory.path().join("key");
     std::fs::write(&key, SECRET).expect("a file");
