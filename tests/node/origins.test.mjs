@@ -59,16 +59,18 @@ async function try_all(url, bearer) {
     const events = `${base}/v1/channels/c/events`;
     const status = (url, options) => fetch(url, options).then((answer) => answer.status, () => 'kept out');
     const post = { method: 'POST', body: 'hello', headers: { 'Content-Type': 'text/plain' } };
-    const source = new EventSource(events, { withCredentials: true });
-    const socket = new WebSocket(base.replace('http', 'ws') + '/v1/ws');
-    const ticket = await fetch(`${base}/v1/tickets`, { method: 'POST', credentials: 'include' })
-      .then(async (answer) => (await answer.json()).ticket, () => 'kept out');
-    const with_ticket = new WebSocket(`${base.replace('http', 'ws')}/v1/ws?ticket=${ticket}`);
     const opened = (thing) => new Promise((resolve) => {
       thing.onopen = () => resolve('open');
       thing.onerror = () => resolve('kept out');
     });
-    const [sse, websocket, by_ticket] = await Promise.all([opened(source), opened(socket), opened(with_ticket)]);
+    const websockets = base.replace('http', 'ws') + '/v1/ws';
+    const source = new EventSource(events, { withCredentials: true });
+    const socket = new WebSocket(websockets);
+    const both = Promise.all([opened(source), opened(socket)]);
+    const ticket = await fetch(`${base}/v1/tickets`, { method: 'POST', credentials: 'include' })
+      .then(async (answer) => (await answer.json()).ticket, () => 'kept out');
+    const by_ticket = await opened(new WebSocket(`${websockets}?ticket=${ticket}`));
+    const [sse, websocket] = await both;
     source.close();
     socket.close();
     return {

@@ -12,7 +12,10 @@ export async function start({ config = '', port = 0 } = {}) {
   const file = join(mkdtempSync(join(tmpdir(), 'tidewire-')), 'tidewire.toml');
   writeFileSync(file, config);
   const listen = ['serve', '--listen', `127.0.0.1:${port}`, '--memory', '--no-demo', '--config', file];
-  const child = spawn(BINARY, listen, { stdio: ['ignore', 'pipe', 'inherit'] });
+  const child = spawn(BINARY, listen, {
+    stdio: ['ignore', 'pipe', 'inherit'],
+    env: { ...process.env, TIDEWIRE_LOG__LEVEL: 'warn' },
+  });
   let line = '';
   for await (const piece of child.stdout) {
     line += piece;

@@ -48,8 +48,7 @@ impl Shard {
     }
 
     fn lease_end(&self, who: &Identity) -> Option<u64> {
-        let leeway_ms = self.settings.access.tokens.leeway_seconds.saturating_mul(1000);
-        let left_ms = |ends_ms: u64| ends_ms.saturating_add(leeway_ms).saturating_sub(wall_clock().0);
+        let left_ms = |ends_ms: u64| ends_ms.saturating_sub(wall_clock().0);
         who.expires_at_ms.map(|ends_ms| self.now_ms.saturating_add(left_ms(ends_ms)))
     }
 
