@@ -139,7 +139,9 @@ impl Launch {
         if let Some(file) = &file {
             command.arg("--config").arg(file);
         }
-        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
+        command
+            .env("TIDEWIRE_LOG__LEVEL", "warn")
+            .envs(self.environment.iter().map(|(name, value)| (name, value)));
         let outcome = run(&mut command);
         if let Some(file) = file {
             let _ = std::fs::remove_file(file);

@@ -3,6 +3,8 @@
 
 use std::borrow::Cow;
 
+use crate::rate::Limited;
+
 /// A stable error code. Codes are part of the protocol: they are added, never renamed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Code {
@@ -48,6 +50,8 @@ pub enum Code {
     UpgradeRequired,
     /// More channels than a request or a connection may name.
     TooManyChannels,
+    /// Too many connections, subscriptions or messages of one address, user or connection.
+    TooManyRequests,
     /// The request head is over its limit.
     HeadersTooLarge,
     /// Our own fault.
@@ -109,6 +113,7 @@ impl Code {
             Self::SchemaViolation => ("schema_violation", 422),
             Self::UpgradeRequired => ("upgrade_required", 426),
             Self::TooManyChannels => ("too_many_channels", 400),
+            Self::TooManyRequests => ("too_many_requests", 429),
             Self::HeadersTooLarge => ("headers_too_large", 431),
             Self::Internal => ("internal", 500),
             Self::NotImplemented => ("not_implemented", 501),
@@ -143,6 +148,7 @@ pub fn reason_phrase(status: u16) -> &'static str {
         415 => "Unsupported Media Type",
         422 => "Unprocessable Content",
         426 => "Upgrade Required",
+        429 => "Too Many Requests",
         431 => "Request Header Fields Too Large",
         500 => "Internal Server Error",
         501 => "Not Implemented",
@@ -164,12 +170,28 @@ pub struct Problem {
     pub code: Code,
     /// What was wrong and what would be right.
     pub detail: Cow<'static, str>,
+    /// The limit that was reached, if one was.
+    pub limited: Option<Limited>,
 }
 
 impl Problem {
     /// Makes a problem from its code and sentence.
     pub fn new(code: Code, detail: impl Into<Cow<'static, str>>) -> Self {
-        Self { code, detail: detail.into() }
+        Self { code, detail: detail.into(), limited: None }
+    }
+
+    /// A limit was reached.
+    pub fn limited(limited: Limited) -> Self {
+        let Limited { limit, quota, retry_after_ms, .. } = limited;
+        let detail = match limited.window_seconds {
+            Some(seconds) => {
+                format!("{limit} is {quota} ({seconds} s): too much; try again in {retry_after_ms} ms")
+            }
+            None => format!(
+                "{limit} is {quota}: as many as may be are there already; end one, or try again later"
+            ),
+        };
+        Self { code: Code::TooManyRequests, detail: detail.into(), limited: Some(limited) }
     }
 
     /// The body of an RFC 9457 `application/problem+json` answer.

@@ -18,6 +18,7 @@ impl Drop for Server {
 fn serve() -> (Server, String) {
     let mut child = Command::new(TIDEWIRE)
         .args(["serve", "--listen", "127.0.0.1:0", "--memory", "--no-demo"])
+        .env("TIDEWIRE_LOG__LEVEL", "warn")
         .stdout(Stdio::piped())
         .spawn()
         .expect("the server starts");

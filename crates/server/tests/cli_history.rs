@@ -75,7 +75,11 @@ impl Drop for Server {
 
 fn tidewire(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_tidewire"));
-    command.args(arguments).env_remove("TIDEWIRE_URL").env_remove("TIDEWIRE_CONFIG");
+    command
+        .args(arguments)
+        .env_remove("TIDEWIRE_URL")
+        .env_remove("TIDEWIRE_CONFIG")
+        .env("TIDEWIRE_LOG__LEVEL", "warn");
     command
 }
 

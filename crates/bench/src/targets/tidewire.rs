@@ -27,7 +27,8 @@ pub(super) fn start(options: &TargetOptions, log: Log) -> Result<Server> {
     let address = free_address()?;
     let mut command = Command::new(program);
     let folder = Scratch::new()?;
-    command.args(["serve", "--listen", &address.to_string()]);
+    // As the others, which keep no log of their connections either.
+    command.args(["serve", "--listen", &address.to_string()]).env("TIDEWIRE_LOG__LEVEL", "warn");
     match log {
         Log::Memory => command.arg("--memory"),
         Log::Disk => command.arg("--data").arg(folder.path().join("data")),

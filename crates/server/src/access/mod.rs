@@ -1,15 +1,18 @@
 //! Who may do what: tokens, tickets, rights, origins. Must not know sockets, shards or transports.
 #![allow(dead_code)]
 
+pub(crate) mod addresses;
 pub(crate) mod callback;
 pub(crate) mod credentials;
 pub(crate) mod identity;
 pub(crate) mod origin;
 pub(crate) mod pattern;
+pub(crate) mod proxies;
 pub(crate) mod revocations;
 pub(crate) mod settings;
 pub(crate) mod tickets;
 pub(crate) mod token;
+pub(crate) mod users;
 
 use std::sync::Arc;
 

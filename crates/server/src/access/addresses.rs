@@ -1,0 +1,197 @@
+//! What is remembered of addresses: how many connections each has, and how often it came. Bounded, whoever comes.
+//! Must not know how an address is found out.
+
+use std::collections::HashMap;
+use std::collections::hash_map::RandomState;
+use std::hash::BuildHasher;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tidewire_core::limits::Limits;
+use tidewire_core::rate::{Bucket, Limited, Rate};
+
+/// How many parts the table has, so that shards seldom wait for each other.
+const PARTS: usize = 16;
+/// How many entries are looked at to find one that can be forgotten.
+const LOOKS: usize = 16;
+/// Those beyond a bound on how many there are at a time are told to come back then.
+const RETRY_AFTER_MS: u64 = 5_000;
+
+/// All addresses of which something is known.
+#[derive(Debug)]
+pub(crate) struct Addresses {
+    connections_max: u32,
+    attempts: Option<Rate>,
+    entries_max: usize,
+    hasher: RandomState,
+    parts: Vec<Mutex<HashMap<u128, Entry>>>,
+}
+
+#[derive(Debug, Default)]
+struct Entry {
+    connections: u32,
+    attempts: Bucket,
+}
+
+/// A connection that is counted; dropping it ends that.
+#[derive(Debug)]
+pub(crate) struct Admission {
+    addresses: Arc<Addresses>,
+    key: u128,
+}
+
+impl Addresses {
+    pub(crate) fn new(limits: &Limits) -> Self {
+        Self {
+            connections_max: limits.connections_per_ip,
+            attempts: Rate::new(limits.attempts_per_ip_per_minute, 60_000),
+            entries_max: (limits.tracked_ips as usize).div_ceil(PARTS),
+            hasher: RandomState::new(),
+            parts: (0..PARTS).map(|_| Mutex::default()).collect(),
+        }
+    }
+
+    /// Counts a new connection. `None`: nobody wants to know, or all room is taken by addresses that have
+    /// connections; so many that the bound on all connections is the one that counts.
+    ///
+    /// # Errors
+    /// The limit that the address has reached.
+    pub(crate) fn admit(
+        self: &Arc<Self>,
+        address: IpAddr,
+        now_ms: u64,
+    ) -> Result<Option<Admission>, Limited> {
+        if self.connections_max == 0 && self.attempts.is_none() {
+            return Ok(None);
+        }
+        let key = key(address);
+        let mut part = self.part(key);
+        if !part.contains_key(&key) && part.len() >= self.entries_max && !make_room(&mut part, now_ms) {
+            return Ok(None);
+        }
+        let entry = part.entry(key).or_default();
+        if let Some(rate) = self.attempts {
+            let taken = entry.attempts.take(now_ms, 1, rate);
+            taken.map_err(|after_ms| rate.limited("attempts_per_ip_per_minute", after_ms))?;
+        }
+        if self.connections_max > 0 && entry.connections >= self.connections_max {
+            return Err(Limited {
+                limit: "connections_per_ip",
+                quota: self.connections_max,
+                window_seconds: None,
+                retry_after_ms: RETRY_AFTER_MS,
+            });
+        }
+        entry.connections += 1;
+        drop(part);
+        Ok(Some(Admission { addresses: Arc::clone(self), key }))
+    }
+
+    fn part(&self, key: u128) -> MutexGuard<'_, HashMap<u128, Entry>> {
+        let part = &self.parts[self.hasher.hash_one(key) as usize % PARTS];
+        // Nothing in here panics half-way.
+        part.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Admission {
+    fn drop(&mut self) {
+        let mut part = self.addresses.part(self.key);
+        if let Some(entry) = part.get_mut(&self.key) {
+            entry.connections = entry.connections.saturating_sub(1);
+            if entry.connections == 0 && self.addresses.attempts.is_none() {
+                part.remove(&self.key);
+            }
+        }
+    }
+}
+
+/// Forgets an address without connections: one that has not come for long, or else any.
+fn make_room(part: &mut HashMap<u128, Entry>, now_ms: u64) -> bool {
+    let mut found = None;
+    for (key, entry) in part.iter().filter(|(_, entry)| entry.connections == 0).take(LOOKS) {
+        found = Some(*key);
+        if entry.attempts.is_full(now_ms) {
+            break;
+        }
+    }
+    found.is_some_and(|key| part.remove(&key).is_some())
+}
+
+/// An IPv4 address, or the first half of an IPv6 address: whoever has one of those has all behind it.
+fn key(address: IpAddr) -> u128 {
+    match address.to_canonical() {
+        IpAddr::V4(address) => address.to_ipv6_mapped().to_bits(),
+        IpAddr::V6(address) => address.to_bits() & !u128::from(u64::MAX),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn addresses(limits: Limits) -> Arc<Addresses> {
+        Arc::new(Addresses::new(&limits))
+    }
+
+    fn address(text: &str) -> IpAddr {
+        text.parse().expect("an address")
+    }
+
+    #[test]
+    fn connections_are_counted_while_they_last() {
+        let all = addresses(Limits { connections_per_ip: 2, ..Limits::default() });
+        let one = address("192.0.2.1");
+        let first = all.admit(one, 0).expect("room");
+        let second = all.admit(address("::ffff:192.0.2.1"), 0).expect("the same, and room");
+        assert_eq!(all.admit(one, 0).expect_err("full").limit, "connections_per_ip");
+        assert!(all.admit(address("192.0.2.2"), 0).is_ok());
+        drop(first);
+        let third = all.admit(one, 0).expect("room again");
+        assert!(all.admit(one, 0).is_err());
+        drop((second, third));
+        assert!(all.parts.iter().all(|part| part.lock().expect("sound").is_empty()));
+    }
+
+    #[test]
+    fn a_network_is_one_address() {
+        let all = addresses(Limits { connections_per_ip: 1, ..Limits::default() });
+        let _first = all.admit(address("2001:db8:1:1::1"), 0).expect("room");
+        assert!(all.admit(address("2001:db8:1:1:ffff::2"), 0).is_err());
+        assert!(all.admit(address("2001:db8:1:2::1"), 0).is_ok());
+    }
+
+    #[test]
+    fn who_comes_too_often_waits() {
+        let all = addresses(Limits { attempts_per_ip_per_minute: 60, ..Limits::default() });
+        let one = address("192.0.2.1");
+        assert!((0..60).all(|_| all.admit(one, 0).is_ok()));
+        let limited = all.admit(one, 0).expect_err("too often");
+        assert_eq!((limited.limit, limited.retry_after_ms), ("attempts_per_ip_per_minute", 1000));
+        assert!(all.admit(one, 1000).is_ok());
+    }
+
+    #[test]
+    fn the_table_is_bounded_and_who_is_connected_stays_in_it() {
+        let limits = Limits {
+            connections_per_ip: 1,
+            attempts_per_ip_per_minute: 10,
+            tracked_ips: 160,
+            ..Limits::default()
+        };
+        let all = addresses(limits);
+        let stays = address("203.0.113.7");
+        let _stays = all.admit(stays, 0).expect("room");
+        for number in 0..10_000u32 {
+            drop(all.admit(IpAddr::from(number.to_be_bytes()), 0));
+        }
+        let entries: usize = all.parts.iter().map(|part| part.lock().expect("sound").len()).sum();
+        assert!(entries <= 160, "{entries}");
+        assert!(all.admit(stays, 0).is_err());
+        // With all of them connected, others are let in uncounted.
+        let held: Vec<_> = (0..1000u32).map(|n| all.admit(IpAddr::from(n.to_be_bytes()), 60_000)).collect();
+        assert!(held.iter().all(Result::is_ok));
+        let entries: usize = all.parts.iter().map(|part| part.lock().expect("sound").len()).sum();
+        assert!(entries <= 160, "{entries}");
+    }
+}
