@@ -13,6 +13,7 @@ pub mod id;
 pub mod limits;
 pub mod liveness;
 pub mod log;
+pub mod proxy_protocol;
 pub mod rate;
 pub mod record;
 pub mod time;
