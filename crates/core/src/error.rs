@@ -75,6 +75,42 @@ pub enum Code {
 }
 
 impl Code {
+    /// All codes, in the order of their declaration.
+    pub const ALL: [Self; 32] = [
+        Self::InvalidRequest,
+        Self::InvalidChannel,
+        Self::InvalidCursor,
+        Self::InvalidParameter,
+        Self::InvalidJson,
+        Self::InvalidUtf8,
+        Self::InvalidMessage,
+        Self::UnknownType,
+        Self::AlreadySubscribed,
+        Self::Unauthenticated,
+        Self::Forbidden,
+        Self::OriginNotAllowed,
+        Self::NotFound,
+        Self::MethodNotAllowed,
+        Self::RequestTimeout,
+        Self::PayloadTooLarge,
+        Self::UnsupportedMediaType,
+        Self::IdempotencyConflict,
+        Self::SchemaViolation,
+        Self::UpgradeRequired,
+        Self::TooManyChannels,
+        Self::TooManyRequests,
+        Self::HeadersTooLarge,
+        Self::Internal,
+        Self::NotImplemented,
+        Self::Unavailable,
+        Self::HttpVersion,
+        Self::HistoryFull,
+        Self::StateFull,
+        Self::StorageFull,
+        Self::StorageFailed,
+        Self::StorageDamaged,
+    ];
+
     /// The code as the wire writes it.
     pub fn as_str(self) -> &'static str {
         self.row().0
@@ -192,6 +228,11 @@ impl Problem {
             ),
         };
         Self { code: Code::TooManyRequests, detail: detail.into(), limited: Some(limited) }
+    }
+
+    /// Whether it is about how much there is, and not about what was asked.
+    pub fn is_about_load(&self) -> bool {
+        matches!(self.code, Code::TooManyRequests | Code::Unavailable)
     }
 
     /// The body of an RFC 9457 `application/problem+json` answer.

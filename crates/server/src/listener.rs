@@ -2,13 +2,17 @@
 //! turn: half a storm's connections of two shards thus cross no thread. Must not read from them.
 
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use mio::net::TcpStream;
 use mio::{Interest, Registry, Token};
+use tidewire_core::rate::Limited;
 
+use crate::access::addresses::Admission;
+
+use crate::server::Gauges;
 use crate::shard::{Inbox, Message, Shared};
 
 /// How long to wait when the system has no more file descriptors or memory.
@@ -44,8 +48,42 @@ pub(crate) struct Accepted {
     pub(crate) socket: TcpStream,
     /// Who is at its other end.
     pub(crate) address: SocketAddr,
-    /// It is over the limit.
-    pub(crate) refuse: bool,
+    /// Counts it among those of its address.
+    pub(crate) admission: Option<Admission>,
+    /// Why it is to be told that it cannot stay.
+    pub(crate) refused: Option<Refused>,
+}
+
+/// A connection that is served only to be told why it cannot stay; there may be few of those at a time.
+#[derive(Debug)]
+pub(crate) struct Refused {
+    pub(crate) why: Refusal,
+    gauges: Arc<Gauges>,
+}
+
+impl Refused {
+    fn new(why: Refusal, gauges: &Arc<Gauges>) -> Option<Self> {
+        gauges.refused.fetch_add(1, Ordering::Relaxed);
+        let refused = Self { why, gauges: Arc::clone(gauges) };
+        // Counted first, so that dropping it takes off what was put on.
+        let others = gauges.refusals.fetch_add(1, Ordering::Relaxed);
+        (others < REFUSALS_MAX).then_some(refused)
+    }
+}
+
+impl Drop for Refused {
+    fn drop(&mut self) {
+        self.gauges.refusals.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Why a connection cannot stay.
+#[derive(Debug)]
+pub(crate) enum Refusal {
+    /// There are as many as there may be.
+    Full,
+    /// Its address has reached a limit.
+    Limited(Limited),
 }
 
 impl Listener {
@@ -77,21 +115,37 @@ impl Listener {
     fn hand_over(&mut self, socket: TcpStream, address: SocketAddr, own: &mut Vec<Accepted>) {
         let gauges = &self.shared.gauges;
         let open = gauges.connections.fetch_add(1, Ordering::Relaxed);
-        let limit = gauges.connections_max;
-        if open >= limit {
-            gauges.refused.fetch_add(1, Ordering::Relaxed);
-        }
-        if open >= limit + REFUSALS_MAX {
-            gauges.connections.fetch_sub(1, Ordering::Relaxed);
-            return;
-        }
-        let accepted = Accepted { socket, address, refuse: open >= limit };
+        let (admission, refusal) = match self.admit(address.ip().to_canonical()) {
+            _ if open >= gauges.connections_max => (None, Some(Refusal::Full)),
+            Ok(admission) => (admission, None),
+            Err(limited) => (None, Some(Refusal::Limited(limited))),
+        };
+        let refused = match refusal {
+            None => None,
+            Some(why) => match Refused::new(why, gauges) {
+                Some(refused) => Some(refused),
+                None => {
+                    gauges.connections.fetch_sub(1, Ordering::Relaxed);
+                    return;
+                }
+            },
+        };
+        let accepted = Accepted { socket, address, admission, refused };
         let shard = self.next;
         self.next = (shard + 1) % self.inboxes.len();
         match shard {
             0 => own.push(accepted),
             _ => self.inboxes[shard].push(Message::Connection(accepted)),
         }
+    }
+
+    /// Counts a connection among those of its address. One of a proxy is not its own: whose it is, the proxy says.
+    fn admit(&self, address: IpAddr) -> Result<Option<Admission>, Limited> {
+        let access = &self.shared.access;
+        if access.settings.proxies.trusts(address) {
+            return Ok(None);
+        }
+        access.addresses.admit(address, self.shared.clock.now_ms())
     }
 
     /// The port is closed: everybody else may stop too.

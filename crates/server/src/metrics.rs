@@ -4,11 +4,27 @@
 use std::fmt::Write as _;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use tidewire_core::{Code, Problem};
+
+use crate::access::Access;
+use crate::access::callback::Callback;
 use crate::hub::Hub;
 use crate::server::Gauges;
 
 /// The content type of the exposition.
 pub(crate) const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+/// The limits whose overruns are counted, by their names in the configuration.
+const LIMITS: [&str; 8] = [
+    "connections_per_ip",
+    "attempts_per_ip_per_minute",
+    "connections_per_user",
+    "subscriptions_per_user",
+    "messages_per_second",
+    "message_bytes_per_second",
+    "user_messages_per_second",
+    "user_message_bytes_per_second",
+];
 
 /// What a connection is at the moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,10 +79,25 @@ pub(crate) struct ShardCounters {
     pub(crate) gaps: Counter,
     pub(crate) slow: Counter,
     pub(crate) silent: Counter,
-    pub(crate) refused: Counter,
+    refused: [Counter; Code::ALL.len()],
+    limited: [Counter; LIMITS.len()],
 }
 
 impl ShardCounters {
+    /// A request or message was refused.
+    pub(crate) fn note_refused(&self, problem: &Problem) {
+        self.note_code(problem.code);
+        let limit = problem.limited.and_then(|limited| LIMITS.iter().position(|name| *name == limited.limit));
+        if let Some(limit) = limit {
+            self.limited[limit].add(1);
+        }
+    }
+
+    /// As [`Self::note_refused`] for what has no more to say than its code.
+    pub(crate) fn note_code(&self, code: Code) {
+        self.refused[code as usize].add(1);
+    }
+
     pub(crate) fn open(&self, transport: Transport) {
         self.opened.add(1);
         self.connections[transport as usize].add(1);
@@ -88,7 +119,7 @@ impl ShardCounters {
 }
 
 /// All metrics in the Prometheus text format.
-pub(crate) fn exposition(gauges: &Gauges, hub: &Hub) -> String {
+pub(crate) fn exposition(gauges: &Gauges, hub: &Hub, access: &Access) -> String {
     let mut out = String::with_capacity(4096);
     let sum =
         |of: fn(&ShardCounters) -> &Counter| gauges.shards.iter().map(|shard| of(shard).get()).sum::<u64>();
@@ -128,19 +159,72 @@ pub(crate) fn exposition(gauges: &Gauges, hub: &Hub) -> String {
             "WebSockets closed without a sign of life.",
             sum(|c| &c.silent),
         ),
-        (
-            "tidewire_refused_total",
-            "counter",
-            "Requests and messages refused with an error.",
-            sum(|c| &c.refused),
-        ),
         ("tidewire_channels", "gauge", "Channels that the server knows.", channels as u64),
         ("tidewire_history_bytes", "gauge", "Data held in channels' history.", history_bytes as u64),
     ] {
         head(&mut out, name, kind, help);
         let _ = writeln!(out, "{name} {value}");
     }
+    head(
+        &mut out,
+        "tidewire_refused_total",
+        "counter",
+        "Requests and messages refused, by their error's code.",
+    );
+    for code in Code::ALL {
+        let count: u64 = gauges.shards.iter().map(|shard| shard.refused[code as usize].get()).sum();
+        let _ = writeln!(out, "tidewire_refused_total{{code=\"{}\"}} {count}", code.as_str());
+    }
+    head(
+        &mut out,
+        "tidewire_limited_total",
+        "counter",
+        "Requests and messages refused, by the limit they reached.",
+    );
+    for (place, name) in LIMITS.iter().enumerate() {
+        let count: u64 = gauges.shards.iter().map(|shard| shard.limited[place].get()).sum();
+        let _ = writeln!(out, "tidewire_limited_total{{limit=\"{name}\"}} {count}");
+    }
+    access_lines(&mut out, access);
     out
+}
+
+/// What those count who decide about access.
+fn access_lines(out: &mut String, access: &Access) {
+    let tokens = access.token_counters();
+    let (asked, failed) = access.callback.as_ref().map(Callback::counts).unwrap_or_default();
+    for (name, kind, help, value) in [
+        (
+            "tidewire_tokens_verified_total",
+            "counter",
+            "Tokens that were taken.",
+            tokens.verified.load(Ordering::Relaxed),
+        ),
+        (
+            "tidewire_tokens_refused_total",
+            "counter",
+            "Tokens that were refused.",
+            tokens.refused.load(Ordering::Relaxed),
+        ),
+        (
+            "tidewire_key_fetches_total",
+            "counter",
+            "Fetches of issuers' keys.",
+            tokens.fetches.load(Ordering::Relaxed),
+        ),
+        (
+            "tidewire_key_fetch_failures_total",
+            "counter",
+            "Those that failed.",
+            tokens.fetch_failures.load(Ordering::Relaxed),
+        ),
+        ("tidewire_callbacks_total", "counter", "Questions to the application.", asked),
+        ("tidewire_callback_failures_total", "counter", "Those without a proper answer.", failed),
+        ("tidewire_users", "gauge", "Users with a stream.", access.users.count() as u64),
+    ] {
+        head(out, name, kind, help);
+        let _ = writeln!(out, "{name} {value}");
+    }
 }
 
 fn head(out: &mut String, name: &str, kind: &str, help: &str) {

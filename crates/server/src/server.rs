@@ -38,6 +38,8 @@ pub(crate) struct Gauges {
     /// Connections that are open or on their way to a shard.
     pub(crate) connections: AtomicUsize,
     pub(crate) refused: AtomicU64,
+    /// Connections that are being told why they cannot stay.
+    pub(crate) refusals: AtomicUsize,
     /// The most connections: `limits.connections`, or what the system's file descriptors allow.
     pub(crate) connections_max: usize,
 }
@@ -81,6 +83,7 @@ impl Server {
             shards: inboxes.iter().map(|_| Arc::default()).collect(),
             connections: AtomicUsize::new(0),
             refused: AtomicU64::new(0),
+            refusals: AtomicUsize::new(0),
             connections_max: settings.limits.connections.min(descriptors_for_connections()),
         });
         let shared = Arc::new(Shared {

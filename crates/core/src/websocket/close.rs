@@ -31,6 +31,8 @@ impl CloseCode {
     pub const TOKEN_EXPIRED: Self = Self(4004);
     /// The user's tokens are not good any more: do not come again with the same.
     pub const REVOKED: Self = Self(4005);
+    /// More messages than may be: connect again later, and resume.
+    pub const TOO_MUCH: Self = Self(4007);
     /// The application ended the connection: connect again, and resume.
     pub const DISCONNECTED: Self = Self(4006);
 

@@ -272,7 +272,7 @@ fn verdict(answer: Answer) -> Result<Verdict, String> {
     }
     let now_ms = wall_clock().0;
     Ok(Verdict::Allowed(Some(Arc::new(Identity {
-        user: answer.user.filter(|user| !user.is_empty()),
+        user: answer.user.filter(|user| !user.is_empty()).map(Arc::from),
         is_admin: false,
         grants: Grants::of_claim(answer.rights.as_ref())?,
         expires_at_ms: answer.expires_in_seconds.map(|s| now_ms.saturating_add(s.saturating_mul(1000))),

@@ -1,6 +1,8 @@
 //! Who somebody is and what their token grants, and the decision whether they may do a thing on a channel.
 //! Must not know how they showed who they are.
 
+use std::sync::Arc;
+
 use serde_json::Value;
 use tidewire_core::{Code, Problem};
 
@@ -39,7 +41,7 @@ impl Action {
 #[derive(Debug, Default)]
 pub(crate) struct Identity {
     /// The user, if the token names one.
-    pub(crate) user: Option<Box<str>>,
+    pub(crate) user: Option<Arc<str>>,
     /// The application itself, which may do everything.
     pub(crate) is_admin: bool,
     /// What the token grants.

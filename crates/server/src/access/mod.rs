@@ -24,6 +24,7 @@ use tidewire_core::{Code, Problem};
 use crate::clock::Clock;
 use crate::settings::Settings;
 
+use addresses::Addresses;
 use callback::Callback;
 use credentials::Credentials;
 use identity::{Grants, Identity};
@@ -32,6 +33,7 @@ use revocations::Revocations;
 use settings::AccessSettings;
 use tickets::Tickets;
 use token::{Refusal, Verifier};
+use users::Users;
 
 /// All that decides who may come in, shared by the shards.
 #[derive(Debug)]
@@ -40,6 +42,8 @@ pub(crate) struct Access {
     pub(crate) origins: Origins,
     pub(crate) tickets: Tickets,
     pub(crate) revocations: Revocations,
+    pub(crate) addresses: Arc<Addresses>,
+    pub(crate) users: Arc<Users>,
     pub(crate) callback: Option<Callback>,
     verifier: Verifier,
     /// Whether anybody can show who they are; if not, nobody is asked to.
@@ -89,6 +93,8 @@ impl Access {
         let tokens = &settings.tokens;
         Ok(Self {
             origins,
+            addresses: Arc::new(Addresses::new(&all.limits)),
+            users: Arc::new(Users::new(&all.limits)),
             tickets: Tickets::new(tokens.ticket_ms, tokens.tickets),
             revocations: Revocations::open(all.data.as_deref(), tokens.revocation_ms, tokens.revocations)?,
             callback: settings
@@ -171,7 +177,7 @@ impl Access {
             Problem::new(Code::Unauthenticated, detail)
         })?;
         let who = Identity {
-            user: claims.user,
+            user: claims.user.map(Arc::from),
             is_admin: false,
             grants,
             expires_at_ms: Some(claims.expires_at_ms),
@@ -184,6 +190,11 @@ impl Access {
     /// Gets the keys that a token wants; `done` is called when they are there, or cannot be had now.
     pub(crate) fn fetch_keys(&self, issuer: usize, done: impl FnOnce() + Send + 'static) {
         self.verifier.fetch(issuer, Box::new(done));
+    }
+
+    /// What was done with tokens so far.
+    pub(crate) fn token_counters(&self) -> &token::Counters {
+        self.verifier.counters()
     }
 
     fn asks_who(&self) -> bool {

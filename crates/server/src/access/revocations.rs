@@ -83,7 +83,7 @@ impl Revocations {
             return Ok(());
         }
         let Some(user) = &who.user else { return Ok(()) };
-        let revoked_at_ms = self.lock().get(user).copied();
+        let revoked_at_ms = self.lock().get(&**user).copied();
         // Tokens say the second only, so one from that very second may be from after it; it is refused to be safe.
         let is_later = |at_ms: u64| who.issued_at_ms.is_some_and(|issued_at_ms| issued_at_ms > at_ms);
         match revoked_at_ms {

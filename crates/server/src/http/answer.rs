@@ -3,9 +3,14 @@
 use std::sync::Arc;
 
 use tidewire_core::http1::{ResponseHead, Version};
+use tidewire_core::rate::Limited;
+use tidewire_core::wire::sse;
 use tidewire_core::{Code, Problem};
 
 use crate::access::origin::EXPOSE_HEADERS;
+
+/// When those who came in vain come back at the earliest.
+const RETRY_MS: u64 = 2_000;
 
 /// What of a request decides the form of its answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -102,11 +107,25 @@ impl Exchange {
                 all.extend([("Sec-WebSocket-Version", "13"), ("Upgrade", "websocket")]);
             }
             Code::Unauthenticated => all.push(("WWW-Authenticate", "Bearer")),
+            Code::TooManyRequests => {}
             Code::Unavailable | Code::StorageFull | Code::StorageFailed => all.push(("Retry-After", "2")),
             _ => {}
         }
+        let limits = problem.limited.map(limit_fields).unwrap_or_default();
+        all.extend(limits.iter().map(|(name, value)| (*name, value.as_str())));
         all.extend_from_slice(fields);
         self.answer(out, problem.code.status(), &all, problem.to_json().as_bytes());
+    }
+
+    /// Says to a reader of event streams that it must come back later. `EventSource` never comes back after any
+    /// other status than 200.
+    pub(crate) fn end_of_stream(&self, out: &mut Vec<u8>, problem: &Problem) {
+        let after_ms = problem.limited.map_or(RETRY_MS, |limited| limited.retry_after_ms.max(RETRY_MS));
+        self.head(out, 200)
+            .field("Content-Type", "text/event-stream")
+            .field("Cache-Control", "no-store")
+            .end();
+        sse::reconnect(out, [after_ms, 2 * after_ms], problem.code.as_str());
     }
 }
 
@@ -117,8 +136,14 @@ impl Cors {
     }
 }
 
-/// The answer to a connection over the limit.
-pub(crate) fn unavailable(out: &mut Vec<u8>) {
-    let detail = "the server has as many connections as it may, or is going away; try again in a moment";
-    Exchange::BROKEN.problem(out, &Problem::new(Code::Unavailable, detail), &[]);
+/// What a limit says of itself (RFC 9110 section 10.2.3; draft-ietf-httpapi-ratelimit-headers).
+fn limit_fields(limited: Limited) -> Vec<(&'static str, String)> {
+    let seconds = limited.retry_after_ms.div_ceil(1000);
+    let mut fields = vec![("Retry-After", seconds.to_string())];
+    if let Some(window) = limited.window_seconds {
+        let (name, quota) = (limited.limit, limited.quota);
+        fields.push(("RateLimit-Policy", format!("\"{name}\";q={quota};w={window}")));
+        fields.push(("RateLimit", format!("\"{name}\";r=0;t={seconds}")));
+    }
+    fields
 }

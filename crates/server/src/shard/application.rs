@@ -1,6 +1,5 @@
 //! Asking the application what it decides by itself. Must not know how it is asked (`access::callback`).
 
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use tidewire_core::ChannelName;
@@ -69,7 +68,7 @@ impl Shard {
             return Ok(());
         }
         let user = who.and_then(|who| who.user.as_deref());
-        let address = self.address(id);
+        let address = Some(self.connections[id as usize].client);
         let mut questions = Vec::new();
         for channel in channels {
             self.check(who, action, channel)?;
@@ -114,8 +113,13 @@ impl Shard {
         }
         let headers = headers.iter().map(|(name, value)| (name.as_str(), *value)).collect();
         let user = known.as_ref().and_then(|who| who.user.as_deref());
-        let question =
-            Question { action: "connect", user, channel: None, address: self.address(id), headers };
+        let question = Question {
+            action: "connect",
+            user,
+            channel: None,
+            address: Some(self.connections[id as usize].client),
+            headers,
+        };
         let said = self.consult(id, &[question])?;
         Ok(said.or_else(|| known.clone()))
     }
@@ -149,10 +153,5 @@ impl Shard {
             callback.ask(body, key, Box::new(tell));
         }
         Err(Held::Waits)
-    }
-
-    /// Where a connection comes from.
-    pub(super) fn address(&self, id: u32) -> Option<IpAddr> {
-        self.connections[id as usize].socket.peer_addr().ok().map(|address| address.ip().to_canonical())
     }
 }

@@ -166,10 +166,10 @@ impl Shard {
         let mut answering = None;
         for Completion { ticket, channel, outcome } in completions {
             let Awaited { connection: id, serial, answer } = self.awaited.remove(ticket as usize);
-            match outcome {
+            match &outcome {
                 Ok(Done::Published(_)) => self.counters.published.add(1),
                 Ok(Done::Deleted) => {}
-                Err(_) => self.counters.refused.add(1),
+                Err(problem) => self.counters.note_refused(problem),
             }
             if answering.is_some_and(|answering| answering != id) {
                 self.send_answers(answering.take());

@@ -2,6 +2,7 @@
 //! Must not know other connections, channels' logs, or how anything is encoded.
 
 use std::io::{self, Read, Write};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -15,6 +16,7 @@ use super::life::Record;
 use super::long_poll::LongPoll;
 use super::snapshots::SnapshotRequest;
 use super::upload::Upload;
+use super::watch::Watch;
 use super::websocket::WebSocket;
 use crate::access::Identified;
 use crate::access::callback::{Key, Verdict};
@@ -44,6 +46,14 @@ pub(super) struct Connection {
     pub(super) end_announced: bool,
     /// In the shard's queue of connections with work left.
     pub(super) queued: bool,
+    /// Who is at its other end.
+    pub(super) address: IpAddr,
+    /// Whom its last request came from: another, if a proxy that is trusted says so.
+    pub(super) client: IpAddr,
+    /// It begins with what a proxy says of its client.
+    pub(super) expects_proxy: bool,
+    /// What is watched of it, if anything.
+    pub(super) watch: Option<Box<Watch>>,
     /// Who its stream belongs to, if somebody.
     pub(super) lease: Option<Box<Lease>>,
     /// What others decide about its next request or message, if they must.
@@ -142,7 +152,13 @@ pub(super) enum Written {
 }
 
 impl Connection {
-    pub(super) fn new(socket: TcpStream, serial: u32, now_ms: u64, deadline_ms: u64) -> Self {
+    pub(super) fn new(
+        socket: TcpStream,
+        address: IpAddr,
+        serial: u32,
+        now_ms: u64,
+        deadline_ms: u64,
+    ) -> Self {
         Self {
             socket,
             protocol: Protocol::Http { deadline_ms, begun: false },
@@ -154,6 +170,10 @@ impl Connection {
             unread: false,
             end_announced: false,
             queued: false,
+            address,
+            client: address,
+            expects_proxy: false,
+            watch: None,
             lease: None,
             decisions: None,
             paused: false,

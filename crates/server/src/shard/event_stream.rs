@@ -48,6 +48,7 @@ impl Shard {
             self.after_answer(id, exchange.keep_alive);
             return Ok(());
         }
+        self.begin_stream_of(id, who, Transport::EventStream)?;
         for name in &read.channels {
             if let Err(problem) = self.subscribe(id, name) {
                 self.unsubscribe_all(id);
@@ -64,7 +65,6 @@ impl Shard {
             self.begin_with_snapshot(id, 0, None);
         }
         self.arm_at(id, self.now_ms + self.settings.limits.heartbeat_ms / 2);
-        self.lease(id, who);
         Ok(())
     }
 

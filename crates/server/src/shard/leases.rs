@@ -12,6 +12,7 @@ use super::Shard;
 use super::connection::{Goodbye, Protocol};
 use super::visitors::Held;
 use crate::access::identity::{Action, Identity};
+use crate::access::users::Membership;
 use crate::access::{Stopped, Who};
 use crate::clock::wall_clock;
 use crate::metrics::Transport;
@@ -27,24 +28,32 @@ pub(super) struct Lease {
     pub(super) ends_ms: Option<u64>,
     /// The client was told so, and has some time to send a new token.
     is_told: bool,
+    /// Counts it among those of its user.
+    pub(super) membership: Option<Membership>,
 }
 
 impl Shard {
-    /// The connection becomes a stream.
-    pub(super) fn become_stream(&mut self, id: u32, transport: Transport) {
-        self.counters.change(Transport::Http, transport);
-        self.connections[id as usize].record.transport = transport;
-    }
-
-    /// The stream belongs to `who`.
-    pub(super) fn lease(&mut self, id: u32, who: Who) {
-        let Some(who) = who else { return };
-        self.log_identified(id, &who, self.connections[id as usize].protocol.transport());
+    /// The connection becomes a stream of `who`, if they may have one more.
+    ///
+    /// # Errors
+    /// `too_many_requests`.
+    pub(super) fn begin_stream_of(&mut self, id: u32, who: Who, transport: Transport) -> Result<(), Problem> {
+        let membership = self.admit_stream(id, who.as_deref(), transport)?;
+        let Some(who) = who else { return Ok(()) };
+        self.log_identified(id, &who, transport);
         let ends_ms = self.lease_end(&who);
-        self.connections[id as usize].lease = Some(Box::new(Lease { who, ends_ms, is_told: false }));
+        let lease = Lease { who, ends_ms, is_told: false, membership };
+        self.connections[id as usize].lease = Some(Box::new(lease));
         if let Some(ends_ms) = ends_ms {
             self.arm_at(id, ends_ms);
         }
+        Ok(())
+    }
+
+    /// The connection counts as what it has become.
+    pub(super) fn become_stream(&mut self, id: u32, transport: Transport) {
+        self.counters.change(Transport::Http, transport);
+        self.connections[id as usize].record.transport = transport;
     }
 
     fn lease_end(&self, who: &Identity) -> Option<u64> {
@@ -112,7 +121,13 @@ impl Shard {
             );
         }
         let expires_at = Timestamp(who.expires_at_ms.unwrap_or_default());
-        self.lease(id, Some(who));
+        let ends_ms = self.lease_end(&who);
+        if let Some(lease) = &mut self.connections[id as usize].lease {
+            (lease.who, lease.ends_ms, lease.is_told) = (who, ends_ms, false);
+        }
+        if let Some(ends_ms) = ends_ms {
+            self.arm_at(id, ends_ms);
+        }
         self.push_text(&server::refreshed(expires_at, message_id));
         self.drop_refused(id);
         Ok(())

@@ -234,6 +234,7 @@ impl Shard {
     }
 
     fn hold(&mut self, id: u32, poll: LongPoll, from: &[EventId], who: Who) -> Result<(), Problem> {
+        self.begin_stream_of(id, who, Transport::LongPoll)?;
         for (place, name) in poll.channels.iter().enumerate() {
             match self.subscribe(id, name) {
                 Ok(slot) => {
@@ -249,7 +250,6 @@ impl Shard {
         self.connections[id as usize].protocol = Protocol::LongPoll(Box::new(poll));
         self.become_stream(id, Transport::LongPoll);
         self.arm_at(id, deadline_ms);
-        self.lease(id, who);
         Ok(())
     }
 
@@ -316,8 +316,8 @@ impl Shard {
     pub(super) fn finish_long_poll(&mut self, id: u32, keep_alive: bool) {
         self.unsubscribe_all(id);
         self.counters.change(Transport::LongPoll, Transport::Http);
-        self.connections[id as usize].lease = None;
         self.connections[id as usize].protocol = self.between_requests();
+        self.connections[id as usize].end_stream();
         if !keep_alive {
             self.connections[id as usize].ended = true;
         }

@@ -23,6 +23,7 @@ mod timers;
 mod turn;
 mod upload;
 mod visitors;
+mod watch;
 mod websocket;
 mod wheel;
 
@@ -34,12 +35,11 @@ use std::time::Duration;
 
 use mio::{Events, Interest, Poll, Token, Waker};
 use slab::Slab;
-use tidewire_core::websocket::{CloseCode, Deflater, Inflater};
+use tidewire_core::websocket::{Deflater, Inflater};
 use tidewire_core::{ChannelName, Event};
 
 use crate::access::Access;
 use crate::clock::Clock;
-use crate::http::answer;
 use crate::hub::Hub;
 use crate::listener::{Accepted, EXHAUSTED_PAUSE_MS, Listener, Waiting};
 use crate::metrics::{ShardCounters, Transport};
@@ -50,10 +50,13 @@ use commits::{Awaited, PausedBy};
 use connection::{Connection, Goodbye, Protocol};
 pub(crate) use inbox::{Inbox, Message};
 use pump::Mark;
+use watch::Rates;
 use wheel::Wheel;
 
 const WAKE: Token = Token(usize::MAX);
 const LISTENER: Token = Token(usize::MAX - 1);
+/// How long one that cannot stay may take to ask why.
+const REFUSAL_MS: u64 = 2_000;
 /// How much is read from a socket at once.
 const READ_BYTES: usize = 64 << 10;
 /// The most readiness events handled before the fan-out has its turn.
@@ -81,6 +84,7 @@ pub(crate) struct Shard {
     hub: Arc<Hub>,
     settings: Arc<Settings>,
     access: Arc<Access>,
+    rates: Rates,
     gauges: Arc<Gauges>,
     counters: Arc<ShardCounters>,
     clock: Clock,
@@ -132,6 +136,7 @@ impl Shard {
             hub: Arc::clone(&shared.hub),
             settings: Arc::clone(&shared.settings),
             access: Arc::clone(&shared.access),
+            rates: Rates::new(&shared.settings.limits),
             gauges: Arc::clone(&shared.gauges),
             counters: Arc::clone(&shared.gauges.shards[usize::from(index)]),
             clock: shared.clock,
@@ -252,12 +257,16 @@ impl Shard {
     }
 
     fn accept(&mut self, accepted: Accepted) {
-        let Accepted { socket, address, refuse } = accepted;
-        let deadline_ms = self.now_ms + self.settings.limits.head_timeout_ms;
+        let Accepted { socket, address, admission, refused } = accepted;
+        let client = address.ip().to_canonical();
+        let head_timeout_ms = self.settings.limits.head_timeout_ms;
+        // One that cannot stay must be quick to ask why.
+        let patience_ms = if refused.is_some() { head_timeout_ms.min(REFUSAL_MS) } else { head_timeout_ms };
+        let deadline_ms = self.now_ms + patience_ms;
         let entry = self.connections.vacant_entry();
         let id = entry.key();
         self.serial = self.serial.wrapping_add(1);
-        let connection = entry.insert(Connection::new(socket, self.serial, self.now_ms, deadline_ms));
+        let connection = entry.insert(Connection::new(socket, client, self.serial, self.now_ms, deadline_ms));
         let interest = Interest::READABLE | Interest::WRITABLE;
         if self.poll.registry().register(&mut connection.socket, Token(id), interest).is_err() {
             self.close(id as u32);
@@ -265,13 +274,10 @@ impl Shard {
         }
         self.counters.open(Transport::Http);
         self.log_accepted(id as u32, address);
+        self.watch(id as u32, admission, refused);
+        let proxies = &self.settings.access.proxies;
+        self.connections[id].expects_proxy = proxies.proxy_protocol && proxies.trusts(client);
         self.arm_at(id as u32, deadline_ms);
-        if refuse || self.stopping {
-            answer::unavailable(&mut self.out);
-            self.finish_turn(id as u32);
-            self.start_closing(id as u32, Goodbye::quiet(CloseCode::GOING_AWAY));
-            self.discard_output();
-        }
     }
 
     /// Queues a connection for a turn.

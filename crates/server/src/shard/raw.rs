@@ -44,7 +44,7 @@ impl Shard {
             Ok(_) => Ok(true),
             Err(Held::Waits) => Ok(false),
             Err(Held::Refused(problem)) => {
-                self.counters.refused.add(1);
+                self.counters.note_refused(&problem);
                 Err((close_code(&problem), problem.code.as_str().to_owned()))
             }
         }

@@ -80,7 +80,7 @@ impl Shard {
         match &self.connections[id as usize].protocol {
             Protocol::LongPoll(poll) => {
                 let exchange = poll.exchange();
-                self.counters.refused.add(1);
+                self.counters.note_refused(problem);
                 self.finish_long_poll(id, exchange.keep_alive);
                 exchange.problem(&mut self.out, problem, &[]);
                 self.after_answer(id, exchange.keep_alive);

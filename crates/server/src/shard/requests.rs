@@ -10,6 +10,7 @@ use super::Shard;
 use super::connection::{Goodbye, Protocol};
 use super::long_poll::Reply;
 use super::visitors::Visit;
+use super::watch::announced;
 use crate::access::identity::Action;
 use crate::access::{Who, origin};
 use crate::http::answer::Exchange;
@@ -57,9 +58,15 @@ impl Shard {
                 self.owe_problem(id, exchange, problem);
                 return true;
             }
-            self.counters.refused.add(1);
+            self.connections[id as usize].end_stream();
+            self.counters.note_refused(&problem);
             self.log_refused(id, &problem);
-            exchange.problem(&mut self.out, &problem, &[]);
+            if problem.is_about_load() && request.method == Method::Get && request.accepts_event_stream() {
+                exchange.keep_alive = false;
+                exchange.end_of_stream(&mut self.out, &problem);
+            } else {
+                exchange.problem(&mut self.out, &problem, &[]);
+            }
             self.after_answer(id, exchange.keep_alive);
         }
         true
@@ -81,7 +88,8 @@ impl Shard {
         match route {
             Route::ChannelEvents(channel) if request.method == Method::Post => {
                 self.check(who.as_deref(), Action::Publish, &channel)?;
-                return self.handle_publish(id, request, exchange, channel, rest);
+                self.take_message(id, who.as_deref(), announced(request))?;
+                return self.handle_publish(id, request, (exchange, who), channel, rest);
             }
             Route::ChannelEvents(channel) => {
                 return self.handle_read(id, request, exchange, who, Some(channel));
@@ -98,7 +106,10 @@ impl Shard {
                 self.check(who.as_deref(), Action::History, &channel)?;
                 return self.answer_snapshot(id, request, exchange, channel);
             }
-            Route::Tickets => self.answer_ticket(request, &exchange, who)?,
+            Route::Tickets => {
+                self.take_message(id, who.as_deref(), 0)?;
+                self.answer_ticket(request, &exchange, who)?;
+            }
             Route::Health | Route::Ready | Route::Metrics => {
                 self.answer_status(&route, request, &exchange)?
             }
@@ -185,7 +196,7 @@ impl Shard {
                 exchange.json(&mut self.out, 200, &fields, b"{\"status\":\"ok\"}")
             }
             _ => {
-                let text = metrics::exposition(&self.gauges, &self.hub);
+                let text = metrics::exposition(&self.gauges, &self.hub, &self.access);
                 let fields = [("Content-Type", metrics::CONTENT_TYPE), ("Cache-Control", "no-store")];
                 exchange.answer(&mut self.out, 200, &fields, text.as_bytes());
             }
@@ -220,7 +231,7 @@ impl Shard {
         let exchange = Exchange { keep_alive: false, ..exchange };
         let problem = Problem::new(Code::MethodNotAllowed, format!("this route has {}", route.allow()));
         exchange.problem(&mut self.out, &problem, &[("Allow", route.allow())]);
-        self.counters.refused.add(1);
+        self.counters.note_refused(&problem);
         self.after_answer(id, exchange.keep_alive);
     }
 
@@ -229,7 +240,7 @@ impl Shard {
         if self.connections[id as usize].owed > 0 {
             return self.owe_problem(id, Exchange::BROKEN, problem.clone());
         }
-        self.counters.refused.add(1);
+        self.counters.note_refused(problem);
         Exchange::BROKEN.problem(&mut self.out, problem, &[]);
         self.after_answer(id, false);
     }

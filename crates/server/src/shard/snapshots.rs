@@ -132,7 +132,7 @@ impl Shard {
         match outcome {
             Ok((name, snapshot)) => self.push_snapshot(id, &request, name.as_str(), &snapshot),
             Err(problem) => {
-                self.counters.refused.add(1);
+                self.counters.note_refused(&problem);
                 request.exchange.problem(&mut self.out, &problem, &[]);
                 self.after_answer(id, request.exchange.keep_alive);
             }

@@ -11,9 +11,16 @@ impl Shard {
     /// the log after this, and sets the subscription's cursor.
     ///
     /// # Errors
-    /// `history_full` when there are too many channels.
+    /// `history_full` when there are too many channels, `too_many_requests` when the user has too many subscriptions.
     pub(super) fn subscribe(&mut self, id: u32, name: &ChannelName) -> Result<u32, Problem> {
         let number = self.local_channel(name)?;
+        if let Err(problem) = self.count_subscription(id) {
+            let local = &self.channels[number as usize];
+            if local.is_empty() && !local.queued {
+                self.release(number);
+            }
+            return Err(problem);
+        }
         let slot = self.connections[id as usize].subscriptions.len() as u32;
         let member = Member { connection: id, slot };
         let place = self.channels[number as usize].enter(member);
@@ -22,6 +29,15 @@ impl Shard {
         subscriptions.push(Subscription { channel: number, place, cursor: 0 });
         self.log_subscribed(id, name);
         Ok(slot)
+    }
+
+    /// Counts one more subscription of the connection's user.
+    fn count_subscription(&mut self, id: u32) -> Result<(), Problem> {
+        let lease = self.connections[id as usize].lease.as_mut();
+        match lease.and_then(|lease| lease.membership.as_mut()) {
+            Some(membership) => membership.subscribe().map_err(Problem::limited),
+            None => Ok(()),
+        }
     }
 
     /// The slot of a channel in this shard, made if need be.
@@ -52,7 +68,11 @@ impl Shard {
     pub(super) fn unsubscribe(&mut self, id: u32, slot: u32) {
         let number = self.connections[id as usize].subscriptions[slot as usize].channel;
         self.channels[number as usize].leave(&mut self.connections, Member { connection: id, slot });
-        let subscriptions = &mut self.connections[id as usize].subscriptions;
+        let connection = &mut self.connections[id as usize];
+        if let Some(membership) = connection.lease.as_mut().and_then(|lease| lease.membership.as_mut()) {
+            membership.unsubscribe();
+        }
+        let subscriptions = &mut connection.subscriptions;
         subscriptions.swap_remove(slot as usize);
         if let Some(moved) = subscriptions.get(slot as usize) {
             self.channels[moved.channel as usize].member_mut(moved.place).slot = slot;

@@ -162,6 +162,19 @@ impl Shard {
 
     /// Takes a request head off the front of `rest` and acts on it. False if it is not there as a whole.
     fn handle_head(&mut self, id: u32, rest: &mut &[u8]) -> bool {
+        match self.handle_proxy_header(id, rest) {
+            Ok(true) if rest.is_empty() => return false,
+            Ok(true) => {}
+            Ok(false) => {
+                self.expect_head(id);
+                return false;
+            }
+            Err(problem) => {
+                *rest = &[];
+                self.refuse(id, &problem);
+                return false;
+            }
+        }
         let limits = &self.settings.limits;
         let head_limits = HeadLimits { head_bytes: limits.head_bytes, fields: limits.head_fields };
         let mut space = header_space();

@@ -8,6 +8,7 @@ use tidewire_core::{ChannelName, Event, NewEvent, Payload, Problem};
 use super::Shard;
 use super::commits::Answer;
 use super::connection::Protocol;
+use crate::access::Who;
 use crate::http::answer::Exchange;
 use crate::hub::Published;
 
@@ -20,6 +21,8 @@ pub(super) struct Upload {
     decoder: BodyDecoder,
     body: Vec<u8>,
     publish: HttpPublish,
+    /// Whose body is counted once it is there, as its length was not announced.
+    uncounted: Option<Who>,
     /// When the body must be there.
     pub(super) deadline_ms: u64,
 }
@@ -64,7 +67,7 @@ impl Shard {
         &mut self,
         id: u32,
         request: &Request<'_, '_>,
-        exchange: Exchange,
+        (exchange, who): (Exchange, Who),
         channel: ChannelName,
         rest: &mut &[u8],
     ) -> Result<(), Problem> {
@@ -78,6 +81,7 @@ impl Shard {
             decoder: BodyDecoder::new(request.body),
             body: Vec::with_capacity(expected.min(RESERVED_BYTES.max(rest.len()))),
             publish,
+            uncounted: (request.body == BodyLength::Chunked).then_some(who),
             deadline_ms: self.now_ms + self.settings.limits.body_timeout_ms,
         };
         let event_bytes = self.settings.limits.event_bytes;
@@ -116,10 +120,14 @@ impl Shard {
     }
 
     fn finish_upload(&mut self, id: u32, upload: Upload) {
-        let Upload { publish, body, .. } = upload;
+        let Upload { publish, body, uncounted, .. } = upload;
         let exchange = publish.exchange.clone();
-        let outcome = publish
-            .event(body)
+        let counted = match uncounted {
+            Some(who) => self.take_message(id, who.as_deref(), body.len()),
+            None => Ok(()),
+        };
+        let outcome = counted
+            .and_then(|()| publish.event(body))
             .and_then(|event| self.publish(id, &publish.channel, event, Answer::Http(exchange.clone())));
         match outcome {
             Ok(None) => {

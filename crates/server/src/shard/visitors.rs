@@ -48,6 +48,9 @@ impl Shard {
         request: &Request<'_, '_>,
         route: Option<&Route>,
     ) -> Option<Visit> {
+        if let Some(problem) = self.refusal(id) {
+            return Some(Visit { who: Err(problem), cors: Cors::Silent });
+        }
         let origin = match self.access.origins.judge(request) {
             Ok(origin) => origin,
             Err(problem) => return Some(Visit { who: Err(problem), cors: Cors::Silent }),
@@ -62,7 +65,10 @@ impl Shard {
         // A preflight comes without credentials, whatever follows it.
         let route = route.filter(|route| route.asks_who() && request.method != Method::Options);
         let outcome = match route {
-            Some(route) => self.find_out(id, request, &origin, route),
+            Some(route) => match self.find_client(id, request) {
+                Ok(_) => self.find_out(id, request, &origin, route),
+                Err(problem) => Err(problem.into()),
+            },
             None => Ok(None),
         };
         match outcome {

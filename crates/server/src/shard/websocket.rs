@@ -43,6 +43,15 @@ pub(super) struct WebSocket {
     suspended: Option<Suspended>,
 }
 
+/// What became of a message that was counted.
+enum Counted {
+    In,
+    /// It is refused, and its sender was told.
+    Refused,
+    /// It is one too many.
+    Enough,
+}
+
 /// A message that waits.
 #[derive(Debug)]
 pub(super) enum Suspended {
@@ -76,6 +85,7 @@ impl Shard {
         let key = check_handshake(request)?;
         let may_read_back = self.check_opening(who.as_deref(), raw.as_ref(), since.as_ref())?;
         let deflate = negotiate_deflate(request.headers("sec-websocket-extensions"));
+        self.begin_stream_of(id, who, Transport::WebSocket)?;
         if let Some(channel) = &raw {
             self.subscribe(id, channel)?;
         }
@@ -101,7 +111,6 @@ impl Shard {
         }));
         self.become_stream(id, Transport::WebSocket);
         self.arm_at(id, self.now_ms + self.settings.limits.heartbeat_ms / 2);
-        self.lease(id, who);
         if is_raw {
             self.begin_raw(id, since, may_read_back);
         }
@@ -152,7 +161,7 @@ impl Shard {
                     }
                 }
                 Err(violation) => {
-                    self.counters.refused.add(1);
+                    self.counters.note_code(Code::InvalidMessage);
                     break Some(Goodbye::frame(violation.code, violation.reason));
                 }
             }
@@ -200,6 +209,11 @@ impl Shard {
         message: Message<'_>,
         raw: Option<&ChannelName>,
     ) -> Result<(), (CloseCode, String)> {
+        match self.count_message(id, &message, raw.is_some()) {
+            Counted::In => {}
+            Counted::Refused => return Ok(()),
+            Counted::Enough => return Err((CloseCode::TOO_MUCH, "too_many_requests".to_owned())),
+        }
         match (message, raw) {
             (Message::Ping(payload), _) => self.push_frame(OpCode::Pong, payload),
             (Message::Pong(_), _) => {}
@@ -220,6 +234,30 @@ impl Shard {
             }
         }
         Ok(())
+    }
+
+    /// Counts a message against the rates of its sender. One that waited has been counted.
+    fn count_message(&mut self, id: u32, message: &Message<'_>, is_raw: bool) -> Counted {
+        let (bytes, text) = match message {
+            Message::Text(text) => (text.len(), Some(*text)),
+            Message::Binary(bytes) => (bytes.len(), None),
+            _ => return Counted::In,
+        };
+        if self.is_decided(id) {
+            return Counted::In;
+        }
+        match self.take_socket_message(id, bytes) {
+            Ok(()) => Counted::In,
+            Err((problem, is_enough)) if is_enough || is_raw => {
+                self.counters.note_refused(&problem);
+                Counted::Enough
+            }
+            Err((problem, _)) => {
+                let message_id = text.and_then(|text| ClientMessage::parse(text).0);
+                self.push_error(&problem, message_id);
+                Counted::Refused
+            }
+        }
     }
 
     fn handle_text(&mut self, id: u32, text: &str) {
@@ -388,7 +426,7 @@ impl Shard {
     }
 
     fn push_error(&mut self, problem: &Problem, message_id: MessageId<'_>) {
-        self.counters.refused.add(1);
+        self.counters.note_refused(problem);
         self.push_text(&server::error(problem, message_id));
     }
 
