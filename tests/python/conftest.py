@@ -13,12 +13,13 @@ BINARY = os.environ.get("TIDEWIRE_BIN", ROOT / "target/debug/tidewire")
 class Server:
     """A running server; `address` is HOST:PORT."""
 
-    def __init__(self, directory, config=""):
+    def __init__(self, directory, config="", data=None):
         path = pathlib.Path(directory) / "tidewire.toml"
         path.write_text(config)
         self.log = open(pathlib.Path(directory) / "stderr", "w+")
         environment = {**os.environ, "TIDEWIRE_LOG__LEVEL": "warn"}
-        command = [BINARY, "serve", "--listen", "127.0.0.1:0", "--memory", "--no-demo", "--config", str(path)]
+        command = [BINARY, "serve", "--listen", "127.0.0.1:0", "--no-demo", "--config", str(path)]
+        command += ["--data", str(data)] if data else ["--memory"]
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=self.log, text=True, env=environment)
         line = self.process.stdout.readline()
         assert line.startswith("listening on http://"), line

@@ -27,6 +27,8 @@ pub(crate) struct Listener {
     socket: mio::net::TcpListener,
     shared: Arc<Shared>,
     inboxes: Vec<Arc<Inbox>>,
+    /// It is the port of the admin API.
+    is_admin: bool,
     /// The shard that gets the next connection. Shard 0 is the owner.
     next: usize,
 }
@@ -48,6 +50,8 @@ pub(crate) struct Accepted {
     pub(crate) socket: TcpStream,
     /// Who is at its other end.
     pub(crate) address: SocketAddr,
+    /// It came to the port of the admin API.
+    pub(crate) on_admin_port: bool,
     /// Counts it among those of its address.
     pub(crate) admission: Option<Admission>,
     /// Why it is to be told that it cannot stay.
@@ -89,10 +93,10 @@ pub(crate) enum Refusal {
 impl Listener {
     /// Takes over a bound socket whose `TCP_NODELAY` is set, which connections inherit: frames are complete
     /// when they are written, and waiting for more would only delay them.
-    pub(crate) fn new(socket: TcpListener, shared: Arc<Shared>) -> io::Result<Self> {
+    pub(crate) fn new(socket: TcpListener, shared: Arc<Shared>, is_admin: bool) -> io::Result<Self> {
         socket.set_nonblocking(true)?;
         let inboxes = shared.hub.inboxes().to_vec();
-        Ok(Self { socket: mio::net::TcpListener::from_std(socket), shared, inboxes, next: 0 })
+        Ok(Self { socket: mio::net::TcpListener::from_std(socket), shared, inboxes, is_admin, next: 0 })
     }
 
     pub(crate) fn register(&mut self, registry: &Registry, token: Token) -> io::Result<()> {
@@ -116,6 +120,8 @@ impl Listener {
         let gauges = &self.shared.gauges;
         let open = gauges.connections.fetch_add(1, Ordering::Relaxed);
         let (admission, refusal) = match self.admit(address.ip().to_canonical()) {
+            // Whoever runs the server gets in when it is full, too.
+            _ if self.is_admin => (None, None),
             _ if open >= gauges.connections_max => (None, Some(Refusal::Full)),
             Ok(admission) => (admission, None),
             Err(limited) => (None, Some(Refusal::Limited(limited))),
@@ -130,7 +136,7 @@ impl Listener {
                 }
             },
         };
-        let accepted = Accepted { socket, address, admission, refused };
+        let accepted = Accepted { socket, address, on_admin_port: self.is_admin, admission, refused };
         let shard = self.next;
         self.next = (shard + 1) % self.inboxes.len();
         match shard {

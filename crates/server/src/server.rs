@@ -54,6 +54,7 @@ impl Gauges {
 #[derive(Debug)]
 pub struct Server {
     address: SocketAddr,
+    admin_address: Option<SocketAddr>,
     hub: Arc<Hub>,
     access: Arc<Access>,
     stopping: Arc<AtomicBool>,
@@ -72,9 +73,10 @@ impl Server {
         let durable = open_log(&settings)?;
         let clock = Clock::start();
         let access = Arc::new(Access::new(&settings, clock)?);
-        let socket = bind(settings.listen)
-            .with_context(|| format!("cannot listen on {}; is another program there?", settings.listen))?;
+        let socket = listen_at(settings.listen)?;
         let address = socket.local_addr()?;
+        let admin_socket = settings.access.admin_listen.map(listen_at).transpose()?;
+        let admin_address = admin_socket.as_ref().map(TcpListener::local_addr).transpose()?;
         let settings = Arc::new(settings);
         let polls: Vec<_> = (0..settings.shards).map(|_| shard::prepare()).collect::<Result<_, _>>()?;
         let (polls, inboxes): (Vec<_>, Vec<_>) = polls.into_iter().unzip();
@@ -94,14 +96,17 @@ impl Server {
             clock,
         });
         let mut shards = Vec::new();
-        let mut listener = Some(Listener::new(socket, Arc::clone(&shared))?);
+        let mut listeners = vec![Listener::new(socket, Arc::clone(&shared), false)?];
+        if let Some(socket) = admin_socket {
+            listeners.push(Listener::new(socket, Arc::clone(&shared), true)?);
+        }
         for (index, (poll, inbox)) in polls.into_iter().zip(inboxes).enumerate() {
             let shared = Arc::clone(&shared);
-            let listener = listener.take();
+            let listeners = std::mem::take(&mut listeners);
             let run = move || {
                 let _guard = AbortOnPanic;
                 let mut shard = Shard::new(index as u16, poll, inbox, &shared);
-                if let Some(listener) = listener {
+                for listener in listeners {
                     shard.listen(listener)?;
                 }
                 shard.run()
@@ -117,12 +122,17 @@ impl Server {
         if settings.demo {
             helpers.push(host::start(Arc::clone(&hub), Arc::clone(&stopping))?);
         }
-        Ok(Self { address, hub, access, stopping, shards, helpers, durable })
+        Ok(Self { address, admin_address, hub, access, stopping, shards, helpers, durable })
     }
 
     /// Where the server listens; the port that the system chose if it was asked to.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Where the admin API is, if it has a port of its own.
+    pub fn admin_address(&self) -> Option<SocketAddr> {
+        self.admin_address
     }
 
     /// Stops accepting, says goodbye to all clients, and waits until they are gone or out of time.
@@ -176,6 +186,10 @@ fn start_log(hub: &Arc<Hub>, disk: Arc<Disk>, totals: Totals) -> anyhow::Result<
         threads.push(spawn(&format!("loader-{index}"), move || load::run(&hub, &disk))?);
     }
     Ok(threads)
+}
+
+fn listen_at(address: SocketAddr) -> anyhow::Result<TcpListener> {
+    bind(address).with_context(|| format!("cannot listen on {address}; is another program there?"))
 }
 
 /// Binds with a queue that holds a storm of reconnecting clients: what does not fit is retried by the

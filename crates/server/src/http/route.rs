@@ -23,6 +23,8 @@ pub(crate) enum Route {
     WebSocket,
     /// `/v1/tickets`
     Tickets,
+    /// `/v1/admin/...`
+    Admin(AdminRoute),
     /// `/healthz`
     Health,
     /// `/readyz`
@@ -31,6 +33,19 @@ pub(crate) enum Route {
     Metrics,
     /// Anything else, which may be a page.
     Other,
+}
+
+/// A route of the admin API, with the user that its path names.
+#[derive(Debug)]
+pub(crate) enum AdminRoute {
+    /// `/v1/admin/users`
+    Users,
+    /// `/v1/admin/users/{user}`
+    User(String),
+    /// `/v1/admin/users/{user}/disconnect`
+    Disconnect(String),
+    /// `/v1/admin/users/{user}/revoke`
+    Revoke(String),
 }
 
 impl Route {
@@ -53,11 +68,38 @@ impl Route {
             (Some("v1"), Some("events"), None, None, None) => Self::Events,
             (Some("v1"), Some("ws"), None, None, None) => Self::WebSocket,
             (Some("v1"), Some("tickets"), None, None, None) => Self::Tickets,
+            (Some("v1"), Some("admin"), Some("users"), None, None) => Self::Admin(AdminRoute::Users),
+            (Some("v1"), Some("admin"), Some("users"), Some(user), None) => {
+                Self::Admin(AdminRoute::User(decode_path_segment(user)?.into_owned()))
+            }
+            (
+                Some("v1"),
+                Some("admin"),
+                Some("users"),
+                Some(user),
+                Some(verb @ ("disconnect" | "revoke")),
+            ) if segments.next().is_none() => {
+                let user = decode_path_segment(user)?.into_owned();
+                Self::Admin(match verb {
+                    "revoke" => AdminRoute::Revoke(user),
+                    _ => AdminRoute::Disconnect(user),
+                })
+            }
             (Some("healthz"), None, None, None, None) => Self::Health,
             (Some("readyz"), None, None, None, None) => Self::Ready,
             (Some("metrics"), None, None, None, None) => Self::Metrics,
             _ => Self::Other,
         })
+    }
+
+    /// Whether the route is on this port: where the admin API has one of its own, it is there alone, with what
+    /// those need who run the server.
+    pub(crate) fn is_here(&self, on_admin_port: bool, has_admin_port: bool) -> bool {
+        match self {
+            Self::Health | Self::Ready => true,
+            Self::Admin(_) | Self::Metrics => on_admin_port || !has_admin_port,
+            _ => !on_admin_port,
+        }
     }
 
     /// Whether who asks makes a difference.
@@ -71,6 +113,7 @@ impl Route {
             Self::ChannelEvents(_) => "GET, HEAD, POST, OPTIONS",
             Self::Channel(_) => "GET, HEAD, DELETE, OPTIONS",
             Self::Tickets => "POST, OPTIONS",
+            Self::Admin(route) if route.method() == Method::Post => "POST, OPTIONS",
             _ => "GET, HEAD, OPTIONS",
         }
     }
@@ -79,8 +122,16 @@ impl Route {
     pub(crate) fn has(&self, method: Method) -> bool {
         match method {
             Method::Options => true,
-            Method::Get | Method::Head => !matches!(self, Self::Tickets),
-            Method::Post => matches!(self, Self::ChannelEvents(_) | Self::Tickets),
+            Method::Get | Method::Head => match self {
+                Self::Tickets => false,
+                Self::Admin(route) => route.method() == Method::Get,
+                _ => true,
+            },
+            Method::Post => match self {
+                Self::ChannelEvents(_) | Self::Tickets => true,
+                Self::Admin(route) => route.method() == Method::Post,
+                _ => false,
+            },
             Method::Delete => matches!(self, Self::Channel(_)),
             Method::Other => false,
         }
@@ -176,7 +227,11 @@ fn channels(query: &Query<'_>, most: usize) -> Result<Vec<ChannelName>, Problem>
     Ok(channels)
 }
 
-fn number(text: Option<&str>, name: &str, least: f64, most: f64) -> Result<Option<f64>, Problem> {
+/// A number out of a range, if there is one.
+///
+/// # Errors
+/// `invalid_parameter`.
+pub(crate) fn number(text: Option<&str>, name: &str, least: f64, most: f64) -> Result<Option<f64>, Problem> {
     let Some(text) = text else { return Ok(None) };
     let plain = !text.is_empty()
         && text.len() <= 16

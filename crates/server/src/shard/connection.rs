@@ -50,6 +50,8 @@ pub(super) struct Connection {
     pub(super) address: IpAddr,
     /// Whom its last request came from: another, if a proxy that is trusted says so.
     pub(super) client: IpAddr,
+    /// It came to the port of the admin API.
+    pub(super) on_admin_port: bool,
     /// It begins with what a proxy says of its client.
     pub(super) expects_proxy: bool,
     /// What is watched of it, if anything.
@@ -172,6 +174,7 @@ impl Connection {
             queued: false,
             address,
             client: address,
+            on_admin_port: false,
             expects_proxy: false,
             watch: None,
             lease: None,

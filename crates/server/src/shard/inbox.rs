@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use mio::Waker;
 
+use super::admin::Expulsion;
 use crate::access::callback::{Key, Verdict};
 use crate::listener::Accepted;
 use crate::store::commit::Completion;
@@ -31,6 +32,15 @@ pub(crate) enum Message {
         serial: u32,
         /// What the application said, if it was asked.
         verdict: Option<(Key, Verdict)>,
+    },
+    /// The application ends a stream.
+    Expel {
+        /// The connection.
+        connection: u32,
+        /// Tells it from a later one of the same number.
+        serial: u32,
+        /// What the client is told.
+        why: Expulsion,
     },
     /// Events that a connection wanted are read from disk.
     Loaded(Loaded),

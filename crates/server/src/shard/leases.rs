@@ -40,6 +40,8 @@ impl Shard {
     pub(super) fn begin_stream_of(&mut self, id: u32, who: Who, transport: Transport) -> Result<(), Problem> {
         let membership = self.admit_stream(id, who.as_deref(), transport)?;
         let Some(who) = who else { return Ok(()) };
+        // Once more, now that a revocation would find the stream: it may have come in between.
+        self.access.revocations.check(&who)?;
         self.log_identified(id, &who, transport);
         let ends_ms = self.lease_end(&who);
         let lease = Lease { who, ends_ms, is_told: false, membership };

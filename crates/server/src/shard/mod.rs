@@ -3,6 +3,7 @@
 //! A connection never moves and no lock is held while writing to sockets. Other threads speak to a shard
 //! through its inbox only. Must not know what routes mean (`requests`) or what is in a log (`hub`).
 
+mod admin;
 mod application;
 mod channels;
 mod commits;
@@ -89,8 +90,8 @@ pub(crate) struct Shard {
     counters: Arc<ShardCounters>,
     clock: Clock,
     now_ms: u64,
-    /// One shard has it.
-    listener: Option<Listener>,
+    /// One shard has them.
+    listeners: Vec<Listener>,
     /// When to accept those who wait, if any do.
     accept_at_ms: Option<u64>,
     connections: Slab<Connection>,
@@ -141,7 +142,7 @@ impl Shard {
             counters: Arc::clone(&shared.gauges.shards[usize::from(index)]),
             clock: shared.clock,
             now_ms,
-            listener: None,
+            listeners: Vec::new(),
             accept_at_ms: None,
             connections: Slab::new(),
             channels: Slab::new(),
@@ -169,7 +170,7 @@ impl Shard {
     /// If the operating system's poll does not take the socket.
     pub(crate) fn listen(&mut self, mut listener: Listener) -> io::Result<()> {
         listener.register(self.poll.registry(), LISTENER)?;
-        self.listener = Some(listener);
+        self.listeners.push(listener);
         Ok(())
     }
 
@@ -220,13 +221,16 @@ impl Shard {
         if self.accept_at_ms.is_none_or(|at_ms| at_ms > self.now_ms) {
             return;
         }
-        let Some(listener) = &mut self.listener else { return };
         let mut own = Vec::new();
-        self.accept_at_ms = match listener.accept(&mut own) {
-            Waiting::Nobody => None,
-            Waiting::Others => Some(self.now_ms),
-            Waiting::Exhausted => Some(self.now_ms + EXHAUSTED_PAUSE_MS),
-        };
+        self.accept_at_ms = None;
+        for listener in &mut self.listeners {
+            let again_ms = match listener.accept(&mut own) {
+                Waiting::Nobody => None,
+                Waiting::Others => Some(self.now_ms),
+                Waiting::Exhausted => Some(self.now_ms + EXHAUSTED_PAUSE_MS),
+            };
+            self.accept_at_ms = self.accept_at_ms.max(again_ms);
+        }
         own.into_iter().for_each(|accepted| self.accept(accepted));
     }
 
@@ -251,13 +255,14 @@ impl Shard {
             Message::Decided { connection, serial, verdict } => {
                 self.handle_decided(connection, serial, verdict);
             }
+            Message::Expel { connection, serial, why } => self.handle_expulsion(connection, serial, why),
             Message::Loaded(loaded) => self.handle_loaded(loaded),
             Message::Stop => self.stop(),
         }
     }
 
     fn accept(&mut self, accepted: Accepted) {
-        let Accepted { socket, address, admission, refused } = accepted;
+        let Accepted { socket, address, on_admin_port, admission, refused } = accepted;
         let client = address.ip().to_canonical();
         let head_timeout_ms = self.settings.limits.head_timeout_ms;
         // One that cannot stay must be quick to ask why.
@@ -276,7 +281,9 @@ impl Shard {
         self.log_accepted(id as u32, address);
         self.watch(id as u32, admission, refused);
         let proxies = &self.settings.access.proxies;
-        self.connections[id].expects_proxy = proxies.proxy_protocol && proxies.trusts(client);
+        self.connections[id].expects_proxy =
+            proxies.proxy_protocol && proxies.trusts(client) && !on_admin_port;
+        self.connections[id].on_admin_port = on_admin_port;
         self.arm_at(id as u32, deadline_ms);
     }
 
@@ -357,7 +364,7 @@ impl Shard {
     /// Tells all clients that the server goes away, and closes them.
     fn stop(&mut self) {
         self.stopping = true;
-        if let Some(listener) = self.listener.take() {
+        for listener in std::mem::take(&mut self.listeners) {
             listener.close();
         }
         let ids: Vec<u32> = self.connections.iter().map(|(id, _)| id as u32).collect();

@@ -39,8 +39,12 @@ impl Shard {
             // Nobody wants this body; not reading it is simpler than skipping it.
             exchange.keep_alive = false;
         }
+        let on_admin_port = self.connections[id as usize].on_admin_port;
         let outcome = match route {
             Ok(Route::Other) if self.page(request.path).is_none() && request.path != "*" => {
+                Err(not_found(request.path))
+            }
+            Ok(route) if !route.is_here(on_admin_port, self.settings.access.admin_listen.is_some()) => {
                 Err(not_found(request.path))
             }
             Ok(route) if route.has(request.method) => {
@@ -110,6 +114,7 @@ impl Shard {
                 self.take_message(id, who.as_deref(), 0)?;
                 self.answer_ticket(request, &exchange, who)?;
             }
+            Route::Admin(route) => self.answer_admin(request, &exchange, who.as_deref(), route)?,
             Route::Health | Route::Ready | Route::Metrics => {
                 self.answer_status(&route, request, &exchange)?
             }

@@ -1,0 +1,159 @@
+//! The admin API: users with streams, their disconnection, and the revocation of their tokens. Must not know how
+//! users are counted (`access::users`), nor let anybody in without the admin key.
+
+use tidewire_core::http1::{Method, Query, Request};
+use tidewire_core::websocket::CloseCode;
+use tidewire_core::wire::sse;
+use tidewire_core::{Code, Problem, Timestamp};
+
+use super::connection::{Goodbye, Protocol};
+use super::{Message, Shard};
+use crate::access::identity::Identity;
+use crate::clock::wall_clock;
+use crate::http::answer::Exchange;
+use crate::http::route::{AdminRoute, number};
+
+/// How many users a page has that does not say.
+const USERS_DEFAULT: usize = 100;
+/// The largest page of users.
+const USERS_MAX: f64 = 1000.0;
+/// When those whom the application disconnects may be back.
+const RECONNECT_AFTER_MS: [u64; 2] = [500, 3000];
+
+/// Why the application ends a user's streams.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Expulsion {
+    /// They may come back as they are.
+    Disconnected,
+    /// Their tokens are not good any more.
+    Revoked,
+}
+
+impl Shard {
+    pub(super) fn answer_admin(
+        &mut self,
+        request: &Request<'_, '_>,
+        exchange: &Exchange,
+        who: Option<&Identity>,
+        route: AdminRoute,
+    ) -> Result<(), Problem> {
+        self.check_admin(who)?;
+        let body = match route {
+            AdminRoute::Users => self.page_of_users(request)?,
+            AdminRoute::User(user) => {
+                Query::parse(request.query, &[])?;
+                self.user(&user)
+            }
+            AdminRoute::Disconnect(user) => {
+                Query::parse(request.query, &[])?;
+                let connections = self.expel(&user, Expulsion::Disconnected);
+                serde_json::json!({"user": user, "connections": connections})
+            }
+            AdminRoute::Revoke(user) => {
+                Query::parse(request.query, &[])?;
+                let now = wall_clock();
+                self.access.revocations.revoke(&user, now.0)?;
+                let connections = self.expel(&user, Expulsion::Revoked);
+                serde_json::json!({"user": user, "connections": connections, "revoked_at": now.to_string()})
+            }
+        };
+        exchange.json(&mut self.out, 200, &[("Cache-Control", "no-store")], body.to_string().as_bytes());
+        Ok(())
+    }
+
+    fn check_admin(&self, who: Option<&Identity>) -> Result<(), Problem> {
+        match who {
+            Some(who) if who.is_admin => Ok(()),
+            Some(_) => Err(Problem::new(Code::Forbidden, "the admin API takes the admin key, and no token")),
+            None if self.settings.access.admin_key.is_none() => {
+                let detail =
+                    "there is no admin key: configure auth.admin_key_file, or set TIDEWIRE_ADMIN_KEY";
+                Err(Problem::new(Code::Forbidden, detail))
+            }
+            None => {
+                let detail = "the admin API takes the admin key: send Authorization: Bearer with it";
+                Err(Problem::new(Code::Unauthenticated, detail))
+            }
+        }
+    }
+
+    fn page_of_users(&self, request: &Request<'_, '_>) -> Result<serde_json::Value, Problem> {
+        let query = Query::parse(request.query, &["limit", "after"])?;
+        let limit = number(query.one("limit")?, "limit", 1.0, USERS_MAX)?;
+        let limit = limit.map_or(USERS_DEFAULT, |limit| limit as usize);
+        let page = self.access.users.page(query.one("after")?.unwrap_or_default(), limit + 1);
+        let shown = &page[..page.len().min(limit)];
+        let users: Vec<_> = shown
+            .iter()
+            .map(|seen| {
+                serde_json::json!({
+                    "user": &*seen.user,
+                    "connections": seen.connections,
+                    "subscriptions": seen.subscriptions,
+                })
+            })
+            .collect();
+        let more = page.len() > limit;
+        Ok(serde_json::json!({"users": users, "count": self.access.users.count(), "more": more}))
+    }
+
+    fn user(&self, user: &str) -> serde_json::Value {
+        let places = self.access.users.places(user);
+        let connections: Vec<_> = places
+            .iter()
+            .map(|place| {
+                serde_json::json!({
+                    "connection": format!("{}-{}", place.shard, place.serial),
+                    "transport": place.transport.as_str(),
+                    "since": Timestamp(place.since_ms).to_string(),
+                })
+            })
+            .collect();
+        serde_json::json!({"user": user, "connections": connections})
+    }
+
+    /// Ends all streams of a user, on whichever shard they are; gives how many there are.
+    fn expel(&mut self, user: &str, why: Expulsion) -> usize {
+        let places = self.access.users.places(user);
+        for place in &places {
+            let (connection, serial) = (place.connection, place.serial);
+            let inbox = &self.hub.inboxes()[usize::from(place.shard)];
+            inbox.push(Message::Expel { connection, serial, why });
+        }
+        places.len()
+    }
+
+    /// The application ends a stream of this shard.
+    pub(super) fn handle_expulsion(&mut self, id: u32, serial: u32, why: Expulsion) {
+        let Some(connection) = self.connections.get(id as usize) else { return };
+        if connection.serial != serial || connection.lease.is_none() {
+            return;
+        }
+        let (code, reason) = match why {
+            Expulsion::Disconnected => (CloseCode::DISCONNECTED, "disconnected"),
+            Expulsion::Revoked => (CloseCode::REVOKED, "revoked"),
+        };
+        match &connection.protocol {
+            Protocol::WebSocket(_) => self.start_closing(id, Goodbye::frame(code, reason)),
+            Protocol::EventStream { .. } if why == Expulsion::Disconnected => {
+                let mut last = Vec::new();
+                sse::reconnect(&mut last, RECONNECT_AFTER_MS, reason);
+                self.start_closing(id, Goodbye { last: last.into(), code });
+            }
+            Protocol::EventStream { .. } | Protocol::LongPoll(_) => {
+                self.start_closing(id, Goodbye::quiet(code))
+            }
+            _ => {}
+        }
+    }
+}
+
+impl AdminRoute {
+    /// Whether the route changes something.
+    pub(crate) fn method(&self) -> Method {
+        match self {
+            Self::Users | Self::User(_) => Method::Get,
+            Self::Disconnect(_) | Self::Revoke(_) => Method::Post,
+        }
+    }
+}
