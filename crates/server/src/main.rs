@@ -148,7 +148,7 @@ fn serve(arguments: &Serve) -> anyhow::Result<ExitCode> {
 fn config(command: &ConfigCommand) -> anyhow::Result<ExitCode> {
     let text = match command {
         ConfigCommand::Check(arguments) => {
-            arguments.settings()?;
+            arguments.settings()?.check_keys()?;
             "ok\n".to_owned()
         }
         ConfigCommand::Show(arguments) => Settings::show(arguments.config.as_deref(), &arguments.flags())?,

@@ -15,7 +15,8 @@ use crate::server::Gauges;
 pub(crate) const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// The limits whose overruns are counted, by their names in the configuration.
-const LIMITS: [&str; 8] = [
+const LIMITS: [&str; 9] = [
+    "tickets",
     "connections_per_ip",
     "attempts_per_ip_per_minute",
     "connections_per_user",

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use tidewire_core::rate::Limited;
 use tidewire_core::{Code, Problem};
 
 use super::identity::Identity;
@@ -45,7 +46,7 @@ impl Tickets {
     /// Makes a ticket that stands for `who`.
     ///
     /// # Errors
-    /// `unavailable` if as many are good already as may be, `internal` if the system gives no random bytes.
+    /// `too_many_requests` if as many are good already as may be, `internal` if the system gives no random bytes.
     pub(crate) fn issue(&self, who: Option<Arc<Identity>>, now_ms: u64) -> Result<String, Problem> {
         let mut key = [0; TICKET_BYTES];
         getrandom::fill(&mut key)
@@ -54,10 +55,12 @@ impl Tickets {
         issued.forget_ended(now_ms);
         // Spent ones still take up room until they end, so that nobody can make them without bound.
         if issued.ends.len() >= self.tickets_max {
-            return Err(Problem::new(
-                Code::Unavailable,
-                "too many tickets are waiting to be used; try again in a moment",
-            ));
+            return Err(Problem::limited(Limited {
+                limit: "tickets",
+                quota: u32::try_from(self.tickets_max).unwrap_or(u32::MAX),
+                window_seconds: None,
+                retry_after_ms: issued.ends.front().map_or(0, |(end_ms, _)| end_ms - now_ms),
+            }));
         }
         issued.ends.push_back((now_ms + self.ticket_ms, key));
         issued.by_key.insert(key, who);
@@ -133,7 +136,7 @@ mod tests {
         tickets.issue(None, 0).expect("room");
         tickets.spend(&first, 0).expect("good");
         let refused = tickets.issue(None, 0).expect_err("full");
-        assert_eq!(refused.code, Code::Unavailable);
+        assert_eq!(refused.code, Code::TooManyRequests);
         tickets.issue(None, 1000).expect("room again");
         assert!(tickets.lock().by_key.len() == 1);
     }

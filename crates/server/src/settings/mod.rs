@@ -96,6 +96,14 @@ impl Settings {
         Ok(load::read(&sources)?.settings)
     }
 
+    /// Reads the files with keys that the settings name.
+    ///
+    /// # Errors
+    /// Says which is wrong, and what would be right.
+    pub fn check_keys(&self) -> anyhow::Result<()> {
+        crate::access::token::Verifier::new(&self.access).map(drop)
+    }
+
     /// Starts logging as the settings say, for this whole process, until the guard is dropped.
     ///
     /// # Errors

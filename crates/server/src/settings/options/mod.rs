@@ -54,7 +54,9 @@ pub(super) const ROOT: Section = Section {
         shards: Kind::Number { least: 1, most: 1024 }, Standard::Words("one for each core");
         /// The web pages that may use this server with a browser's cookies or tokens: scheme, host and port are
         /// compared exactly; `https://*.example.com` is any host below it, `null` what has no origin (files,
-        /// sandboxed frames), `*` all. A page of this server's own origin always may.
+        /// sandboxed frames), `*` all, without cookies. The server's own
+        /// pages always may where it was asked for by address or as `localhost`; any other name can be made to point
+        /// here by whoever owns it.
         /// Danger: a page that is allowed acts with the rights of whoever looks at it; `*` and `null` allow
         /// everybody's pages, and a wildcard all that anybody may host below it.
         origins: Kind::Texts { form: Form::Origin, most: 1000 }, Standard::Texts(&[]);
