@@ -116,6 +116,11 @@ impl Access {
         self.authenticates
     }
 
+    /// Whether anything is to be found out about who sends a request.
+    pub(crate) fn asks_anything(&self) -> bool {
+        self.authenticates || self.callback.is_some() || !self.settings.proxies.trusted.is_empty()
+    }
+
     /// Who sent a request. `now_ms` is monotonic, `wall_ms` is Unix time; `last_try` is for when the keys that a
     /// token wanted have been asked for.
     ///

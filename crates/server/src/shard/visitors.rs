@@ -62,8 +62,10 @@ impl Shard {
             Origin::Below(page) => Cors::Other(Arc::clone(page)),
             Origin::All => Cors::All,
         };
-        // A preflight comes without credentials, whatever follows it.
-        let route = route.filter(|route| route.asks_who() && request.method != Method::Options);
+        // A preflight comes without credentials, whatever follows it; and where nobody can show who they are, nobody
+        // is asked.
+        let is_asked = |route: &&Route| route.asks_who() && request.method != Method::Options;
+        let route = route.filter(is_asked).filter(|_| self.access.asks_anything());
         let outcome = match route {
             Some(route) => match self.find_client(id, request) {
                 Ok(_) => self.find_out(id, request, &origin, route),
