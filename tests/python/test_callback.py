@@ -38,7 +38,10 @@ class Application:
             def log_message(self, *_):
                 pass
 
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        class Listener(ThreadingHTTPServer):
+            request_queue_size = 256
+
+        self.server = Listener(("127.0.0.1", 0), Handler)
         self.server.daemon_threads = True
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
 
@@ -69,7 +72,7 @@ def server(application, tmp_path_factory):
     """
     running = Server(directory, config)
     yield running
-    running.stop()
+    running.stop(said="the application does not answer properly")
 
 
 @pytest.fixture

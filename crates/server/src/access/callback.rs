@@ -187,6 +187,36 @@ impl Callback {
     }
 }
 
+/// Why there is no answer, in words that hold nothing of what was sent or received.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Failure {
+    Timeout,
+    /// The connection broke.
+    Broken,
+    /// Neither 200 nor a refusal.
+    Status,
+    NotAsItShouldBe,
+}
+
+impl Failure {
+    fn of(error: &ureq::Error) -> Self {
+        match error {
+            ureq::Error::Timeout(_) => Self::Timeout,
+            ureq::Error::BodyExceedsLimit(_) => Self::NotAsItShouldBe,
+            _ => Self::Broken,
+        }
+    }
+
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Timeout => "no answer in time",
+            Self::Broken => "no connection, or it broke",
+            Self::Status => "a status other than 200, 401 and 403",
+            Self::NotAsItShouldBe => "an answer that is not as it should be",
+        }
+    }
+}
+
 impl Shared {
     fn run(&self) {
         loop {
@@ -202,38 +232,47 @@ impl Shared {
             };
             drop(work);
             self.asked.fetch_add(1, Ordering::Relaxed);
-            let verdict = match self.fetch(&body) {
+            let outcome = match self.fetch(&body) {
+                // A connection that was kept may have ended at the other end meanwhile. Asking twice does no harm.
+                Err(Failure::Broken) => self.fetch(&body),
+                outcome => outcome,
+            };
+            let verdict = match outcome {
                 Ok((verdict, cache_ms)) => {
                     self.keep(key, &verdict, cache_ms);
                     verdict
                 }
-                Err(_) => self.without_answer(),
+                Err(failure) => {
+                    tracing::warn!(reason = failure.as_str(), "the application does not answer properly");
+                    self.without_answer()
+                }
             };
             done(key, verdict);
         }
     }
 
     /// The application's answer, and how long it holds.
-    fn fetch(&self, body: &[u8]) -> Result<(Verdict, u64), String> {
+    fn fetch(&self, body: &[u8]) -> Result<(Verdict, u64), Failure> {
         let mut request = self.agent.post(&self.settings.url).content_type("application/json");
         if let Some(secret) = &self.settings.secret {
             let bearer = format!("Bearer {}", String::from_utf8_lossy(&secret.0));
             request = request.header("authorization", bearer);
         }
-        let mut answer = request.send(body).map_err(|error| error.to_string())?;
+        let mut answer = request.send(body).map_err(|error| Failure::of(&error))?;
         match answer.status().as_u16() {
             200 => {}
             401 | 403 => return Ok((refused(None), self.settings.cache_ms)),
-            other => return Err(format!("status {other}")),
+            _ => return Err(Failure::Status),
         }
         let text = answer.body_mut().with_config().limit(ANSWER_BYTES_MAX).read_to_vec();
-        let text = text.map_err(|error| error.to_string())?;
-        let answer: Answer = serde_json::from_slice(&text).map_err(|error| error.to_string())?;
+        let text = text.map_err(|error| Failure::of(&error))?;
+        let answer: Answer = serde_json::from_slice(&text).map_err(|_| Failure::NotAsItShouldBe)?;
         let cache_ms =
             answer.cache_seconds.map_or(self.settings.cache_ms, |seconds| seconds.saturating_mul(1000));
         // Nobody is somebody for longer than the application said.
         let known_ms = answer.expires_in_seconds.map_or(CACHE_MS_MAX, |seconds| seconds.saturating_mul(1000));
-        Ok((verdict(answer)?, cache_ms.min(known_ms).min(CACHE_MS_MAX)))
+        let verdict = verdict(answer).map_err(|_| Failure::NotAsItShouldBe)?;
+        Ok((verdict, cache_ms.min(known_ms).min(CACHE_MS_MAX)))
     }
 
     fn keep(&self, key: Key, verdict: &Verdict, cache_ms: u64) {

@@ -28,7 +28,7 @@ impl Shard {
         self.connections[id as usize].protocol = self.between_requests();
         self.counters.requests.add(1);
         let mut exchange = Exchange {
-            keep_alive: request.keep_alive && !self.stopping,
+            keep_alive: request.keep_alive && self.may_stay(id),
             version: request.version,
             head_only: request.method == Method::Head,
             private: false,

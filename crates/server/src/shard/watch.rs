@@ -62,6 +62,12 @@ impl Shard {
         }
     }
 
+    /// Whether the connection may send another request after this one.
+    pub(super) fn may_stay(&self, id: u32) -> bool {
+        let watch = self.connections[id as usize].watch.as_ref();
+        !self.stopping && watch.is_none_or(|watch| watch.refused.is_none())
+    }
+
     /// Why the connection was let in only to be told why not.
     pub(super) fn refusal(&self, id: u32) -> Option<Problem> {
         if self.stopping {
