@@ -11,6 +11,7 @@ pub mod durable;
 pub mod event;
 pub mod http;
 pub mod launch;
+pub mod model;
 pub mod pattern;
 pub mod random;
 pub mod runner;

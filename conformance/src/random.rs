@@ -15,8 +15,7 @@ impl Random {
 
     /// Starts from `TIDEWIRE_SEED`, else from the clock, and prints which.
     pub fn from_environment(what: &str) -> Self {
-        let given = std::env::var("TIDEWIRE_SEED").ok().and_then(|seed| seed.parse().ok());
-        let seed = given.unwrap_or_else(clock);
+        let seed = seed();
         println!("{what}: TIDEWIRE_SEED={seed}");
         Self(seed)
     }
@@ -34,6 +33,11 @@ impl Random {
     pub fn below(&mut self, end: usize) -> usize {
         (self.bits() % end as u64) as usize
     }
+}
+
+/// `TIDEWIRE_SEED`, else some number.
+pub fn seed() -> u64 {
+    std::env::var("TIDEWIRE_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or_else(clock)
 }
 
 /// Some number that differs from run to run.

@@ -25,7 +25,7 @@ fn publish(server: &str, channel: &str, numbers: std::ops::Range<usize>) -> Resu
 
 fn next(server: &str, over: &str, channel: &str, since: &str) -> Result<Item, String> {
     let since = Some(since.to_owned());
-    let ask = Ask { channels: vec![channel.to_owned()], since, limit: None };
+    let ask = Ask { channels: vec![channel.to_owned()], since, ..Ask::default() };
     match (client::transport(over)?.connect)(server, &ask)? {
         Connected::Client(mut client) => client.next(Instant::now() + Duration::from_secs(10)),
         Connected::Refused(refusal) => Err(format!("over {over}: {refusal:?}")),

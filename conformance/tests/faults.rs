@@ -83,7 +83,7 @@ fn readers_go_on(crew: &Crew, server: &Server) -> Outcome {
     let first = &log.first().ok_or("the log is empty")?.id;
     for over in OVER {
         let since = Some("earliest".to_owned());
-        let ask = Ask { channels: vec![CHANNEL.to_owned()], since, limit: None };
+        let ask = Ask { channels: vec![CHANNEL.to_owned()], since, ..Ask::default() };
         let Connected::Client(mut client) = (client::transport(over)?.connect)(&server.url, &ask)? else {
             return Err(format!("refused over {over}"));
         };
@@ -181,7 +181,7 @@ fn nobody_is_told_of_an_event_before_it_is_synced() -> Outcome {
     let first = post(&agent, &server.url, CHANNEL, &Body::json(0, 0, ""), None)?.fresh()?;
     let mut clients = Vec::new();
     for over in OVER {
-        let ask = Ask { channels: vec![CHANNEL.to_owned()], since: Some(first.clone()), limit: None };
+        let ask = Ask { channels: vec![CHANNEL.to_owned()], since: Some(first.clone()), ..Ask::default() };
         match (client::transport(over)?.connect)(&server.url, &ask)? {
             Connected::Client(client) => clients.push((over, client)),
             Connected::Refused(refusal) => return Err(format!("over {over}: {refusal:?}")),

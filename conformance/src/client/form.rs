@@ -27,7 +27,9 @@ struct EventForm<'a> {
 }
 
 /// A plain `Option` would take `null` for nothing at all.
-fn even_null<'de, D: Deserializer<'de>>(from: D) -> std::result::Result<Option<&'de RawValue>, D::Error> {
+pub(crate) fn even_null<'de, D: Deserializer<'de>>(
+    from: D,
+) -> std::result::Result<Option<&'de RawValue>, D::Error> {
     <&RawValue>::deserialize(from).map(Some)
 }
 

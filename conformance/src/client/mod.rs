@@ -1,7 +1,7 @@
 //! The abstract client: connect, take items in order, know where to go on. One implementation per transport.
 //! Must not know cases; the table [`TRANSPORTS`] is all that the runner sees.
 
-mod form;
+pub(crate) mod form;
 mod poll;
 mod raw;
 mod spoiled;
@@ -24,6 +24,8 @@ pub enum Item {
     Event(Seen),
     /// A gap.
     Gap(Gap),
+    /// The state, to one who asked for it.
+    Snapshot(serde_json::Value),
     /// The server asks to reconnect.
     Reconnect(String),
     /// The stream ended; the close code where the transport has one.
@@ -52,6 +54,8 @@ pub struct Ask {
     pub since: Option<String>,
     /// How many events at a time, where the transport has pages.
     pub limit: Option<u32>,
+    /// The state first, where the transport has it.
+    pub snapshot: bool,
 }
 
 /// A server's no.

@@ -17,6 +17,8 @@ pub(super) struct Stream {
     read_id: String,
     position: String,
     many: bool,
+    /// The state comes in place of the id at the beginning.
+    state_first: bool,
     ended: bool,
 }
 
@@ -46,7 +48,8 @@ impl Stream {
         {
             head.push(("last-event-id".to_owned(), cursor));
         }
-        let url = format!("{server}{}", super::events_path(&ask, many, &[]));
+        let state = if ask.snapshot { &[("snapshot", "1".to_owned())][..] } else { &[] };
+        let url = format!("{server}{}", super::events_path(&ask, many, state));
         // One agent, one connection: it goes when the reader does.
         let agent = http::agent(http::READ_TIMEOUT);
         let response =
@@ -67,6 +70,7 @@ impl Stream {
             read_id: String::new(),
             position: String::new(),
             many,
+            state_first: ask.snapshot,
             ended: false,
         };
         stream.read_beginning()?;
@@ -96,9 +100,14 @@ impl Stream {
                 for block in self.parser.push(&bytes[..count]) {
                     let id = block.last_event_id.clone();
                     if self.read_id.is_empty() {
-                        if block.data.is_some() || id.is_empty() {
+                        // The time to reconnect goes first; with the state, in a block of its own.
+                        if self.state_first && block.data.is_none() && id.is_empty() {
+                            continue;
+                        }
+                        let is_state = block.event == "tidewire.snapshot";
+                        if block.data.is_some() != is_state || is_state != self.state_first || id.is_empty() {
                             return Err(format!(
-                                "the first block must have nothing but an id, got {block:?}"
+                                "the first block must have an id, and nothing else or the state, got {block:?}"
                             ));
                         }
                         self.position.clone_from(&id);
@@ -168,6 +177,10 @@ fn item(block: Block, many: bool) -> Result<Option<Item>> {
             let gap: form::GapForm =
                 serde_json::from_str(data).map_err(|error| format!("{error} in {data}"))?;
             Ok(Some(Item::Gap(gap.gap())))
+        }
+        "tidewire.snapshot" => {
+            let state = serde_json::from_str(data).map_err(|error| format!("{error} in {data}"))?;
+            Ok(Some(Item::Snapshot(state)))
         }
         "tidewire.reconnect" => Ok(Some(Item::Reconnect(data.clone()))),
         name if name.starts_with("tidewire.") => Err(format!("unknown event {name}")),

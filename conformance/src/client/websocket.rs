@@ -35,6 +35,9 @@ impl Subscriber {
             if let Some(since) = &ask.since {
                 message["since"] = json!(since);
             }
+            if ask.snapshot {
+                message["snapshot"] = json!(true);
+            }
             let sent = client.socket.send(Message::text(message.to_string()));
             sent.map_err(|error| format!("cannot subscribe: {error}"))?;
             if let Some(refusal) = client.read_reply(channel, number)? {
@@ -169,6 +172,7 @@ fn item(text: &str) -> Result<Item> {
                 serde_json::from_str(text).map_err(|error| format!("{error} in {text}"))?;
             Ok(Item::Gap(gap.gap()))
         }
+        Some("snapshot") => Ok(Item::Snapshot(message)),
         Some("reconnect") => Ok(Item::Reconnect(text.to_owned())),
         _ => Err(format!("expected an event, got {text}")),
     }

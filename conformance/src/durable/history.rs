@@ -7,6 +7,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::body::mark_of;
+use crate::client::form::even_null;
 use crate::event::{Data, shorten};
 use crate::{Result, http};
 
@@ -61,7 +62,7 @@ struct Event<'a> {
     key: Option<String>,
     content_type: Option<String>,
     time: String,
-    #[serde(borrow)]
+    #[serde(borrow, default, deserialize_with = "even_null")]
     data: Option<&'a RawValue>,
     data_base64: Option<String>,
 }

@@ -71,8 +71,24 @@ pub const PATIENCE: Duration = Duration::from_secs(20);
 /// # Errors
 /// When no answer came, or one that says two things.
 pub fn post(agent: &Agent, server: &str, channel: &str, body: &Body, key: Option<&str>) -> Result<Said> {
+    post_with(agent, server, channel, body, &[("idempotency-key", key)])
+}
+
+/// As [`post`], with these fields.
+///
+/// # Errors
+/// As [`post`].
+pub fn post_with(
+    agent: &Agent,
+    server: &str,
+    channel: &str,
+    body: &Body,
+    fields: &[(&str, Option<&str>)],
+) -> Result<Said> {
     let mut head = vec![("content-type".to_owned(), body.content_type().to_owned())];
-    head.extend(key.map(|key| ("idempotency-key".to_owned(), key.to_owned())));
+    let set =
+        |(name, value): &(&str, Option<&str>)| value.map(|value| ((*name).to_owned(), value.to_owned()));
+    head.extend(fields.iter().filter_map(set));
     let url = format!("{server}/v1/channels/{channel}/events");
     let answer = http::exchange(agent, "POST", &url, &head, Some(body.bytes()))?;
     let said = answer.json()?;

@@ -72,7 +72,7 @@ fn read(over: &str, place: &Place, channel: &str, seen: &Mutex<Vec<(String, Stri
         let visit = place.visit()?;
         let last = seen.lock().unwrap_or_else(PoisonError::into_inner).last().map(|(id, _)| id.clone());
         let since = Some(last.unwrap_or_else(|| "earliest".to_owned()));
-        let ask = Ask { channels: vec![channel.to_owned()], since, limit: None };
+        let ask = Ask { channels: vec![channel.to_owned()], since, ..Ask::default() };
         let outcome = match (transport.connect)(&visit.url, &ask) {
             Ok(Connected::Client(client)) => read_one(client, &visit, place, seen),
             Ok(Connected::Refused(refusal)) => Err(format!("refused: {refusal:?} with {ask:?}")),
@@ -108,6 +108,7 @@ fn read_one(
             }
             Item::Gap(gap) => return Err(format!("{WRONG}start {}: a gap, {gap:?}", visit.start)),
             Item::Closed(code, reason) => return Err(format!("closed: {code:?} {reason}")),
+            Item::Snapshot(state) => return Err(format!("{WRONG}nobody asked for {state}")),
             Item::Reconnect(_) => {}
             Item::Nothing => {
                 let last =

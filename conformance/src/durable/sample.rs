@@ -221,7 +221,7 @@ fn is_beginning(got: &[Logged], log: &[Logged]) -> Result<()> {
 fn streams_end(server: &str, channel: &str, log: &[Logged]) -> Result<()> {
     for over in ["ws", "sse"] {
         let since = Some("earliest".to_owned());
-        let ask = Ask { channels: vec![channel.to_owned()], since, limit: None };
+        let ask = Ask { channels: vec![channel.to_owned()], since, ..Ask::default() };
         let Ok(Connected::Client(mut client)) = (client::transport(over)?.connect)(server, &ask) else {
             continue;
         };

@@ -122,7 +122,12 @@ impl Run<'_> {
 
     fn connect(&mut self, connect: &Connect) -> Result<()> {
         let since = connect.since.as_ref().map(|since| self.fill(since)).transpose()?;
-        let ask = Ask { channels: self.channels(connect.channels.as_deref())?, since, limit: connect.limit };
+        let ask = Ask {
+            channels: self.channels(connect.channels.as_deref())?,
+            since,
+            limit: connect.limit,
+            snapshot: false,
+        };
         let Some(code) = &connect.refused else { return self.connect_to(ask) };
         match (self.transport()?.connect)(self.server, &ask)? {
             Connected::Refused(refusal) => self.check_refusal(code, &refusal),
