@@ -48,7 +48,7 @@ pub struct Rules {
     pub bytes: Option<usize>,
     /// Its state is the latest event of each key, rather than the latest event.
     pub keyed: bool,
-    /// How many idempotency keys it remembers.
+    /// After how many more events an idempotency key is forgotten.
     pub once_keys: usize,
 }
 
@@ -146,8 +146,9 @@ impl Log {
 
     /// The event that an idempotency key stands for when `head` is the newest.
     pub fn remembered(&self, key: &str, head: u64) -> Option<&Event> {
-        let with_keys = self.until(head).rev().filter(|event| event.draft.once.is_some());
-        with_keys.take(self.rules.once_keys).find(|event| event.draft.once.as_deref() == Some(key))
+        let latest =
+            self.until(head).rev().take_while(|event| head - event.offset < self.rules.once_keys as u64);
+        latest.into_iter().find(|event| event.draft.once.as_deref() == Some(key))
     }
 
     /// All events that are not deleted, newest first.
@@ -224,7 +225,7 @@ mod tests {
     use super::*;
 
     const RULES: Rules =
-        Rules { channel: "c", in_memory: false, events: 3, bytes: None, keyed: true, once_keys: 2 };
+        Rules { channel: "c", in_memory: false, events: 3, bytes: None, keyed: true, once_keys: 3 };
 
     fn event(offset: u64, key: &str, once: &str, data: &str) -> Event {
         let set = |text: &str| (!text.is_empty()).then(|| text.to_owned());
@@ -252,7 +253,7 @@ mod tests {
         assert_eq!((ids(2), ids(3)), (vec!["e-1".into(), "e-2".into()], vec!["e-2".into(), "e-3".into()]));
         assert_eq!((ids(4), ids(5)), (vec!["e-3".into()], vec!["e-3".into(), "e-5".into()]));
         assert_eq!((log.floor(5), log.floor(2)), (2..=2, 0..=0));
-        assert!(log.remembered("1", 2).is_some() && log.remembered("1", 3).is_none());
+        assert!(log.remembered("1", 2).is_some() && log.remembered("1", 4).is_none());
         assert!(log.append(event(7, "", "", "7")).is_err() && log.append(event(6, "", "3", "6")).is_err());
         log.append(event(6, "", "1", "6")).expect("forgotten");
         log.clear();

@@ -17,7 +17,7 @@ use crate::server::Server;
 /// The channels, and what the configuration says of them.
 const RULES: [Rules; 6] = [
     Rules { channel: "all", in_memory: false, events: 1_000_000, bytes: None, keyed: false, once_keys: KEYS },
-    Rules { channel: "few:1", in_memory: false, events: 30, bytes: None, keyed: false, once_keys: KEYS },
+    Rules { channel: "few:1", in_memory: false, events: 30, bytes: None, keyed: false, once_keys: 20 },
     Rules { channel: "few:keyed", in_memory: false, events: 30, bytes: None, keyed: true, once_keys: KEYS },
     Rules {
         channel: "small",
@@ -47,7 +47,7 @@ state = "keyed"
 history.events = 30
 [[channels]]
 pattern = "few:*"
-history.events = 30
+history = { events = 30, idempotency_keys = 20 }
 [[channels]]
 pattern = "small"
 state = "keyed"

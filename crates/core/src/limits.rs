@@ -153,8 +153,16 @@ pub struct Retention {
     pub age_ms: u64,
     /// How long an idempotency key is remembered.
     pub idempotency_ms: u64,
-    /// How many idempotency keys are remembered; beyond, the oldest is forgotten.
+    /// After how many more events of its channel an idempotency key is forgotten; so many are remembered at most.
     pub idempotency_keys: usize,
+}
+
+impl Retention {
+    /// How many idempotency keys are remembered where nobody says otherwise: in memory as many as a channel has
+    /// events; on disk, where they cost no memory, so many that time alone should decide.
+    pub fn idempotency_keys_by_default(durability: Durability) -> usize {
+        if durability == Durability::Disk { 1_000_000 } else { 10_000 }
+    }
 }
 
 impl Default for Retention {
@@ -164,7 +172,7 @@ impl Default for Retention {
             bytes: 8 << 20,
             age_ms: 3_600_000,
             idempotency_ms: 24 * 3_600_000,
-            idempotency_keys: 10_000,
+            idempotency_keys: Self::idempotency_keys_by_default(Durability::Memory),
         }
     }
 }

@@ -144,7 +144,7 @@ impl ChannelLog {
         retention: &Retention,
         keyed: Option<&Limits>,
     ) -> Result<Appended, Problem> {
-        self.receipts.expire(now, retention);
+        self.receipts.expire(self.head, now, retention);
         let digest = new.idempotency_key.as_ref().map(|_| receipts::digest(&new));
         if let (Some(key), Some(digest)) = (&new.idempotency_key, &digest)
             && let Some(receipt) = self.receipts.find(key)
@@ -190,7 +190,7 @@ impl ChannelLog {
 
     /// Drops what retention no longer covers.
     pub fn expire(&mut self, now: Timestamp, retention: &Retention) {
-        self.receipts.expire(now, retention);
+        self.receipts.expire(self.head, now, retention);
         self.trim(now, retention);
         if self.events.is_empty() {
             self.events.shrink_to_fit();

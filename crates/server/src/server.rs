@@ -20,6 +20,7 @@ use crate::settings::Settings;
 use crate::shard::{self, Message, Shard, Shared};
 use crate::sources::host;
 use crate::store::commit::Committer;
+use crate::store::forgotten::Forgotten;
 use crate::store::{Disk, Store, Totals, load, remains, retention};
 
 /// How many connections may wait to be accepted; the system may allow less (`net.core.somaxconn`).
@@ -168,10 +169,10 @@ impl Server {
 /// look alive.
 fn open_log(settings: &Settings) -> anyhow::Result<Option<(Arc<Disk>, Totals)>> {
     let Some(data) = &settings.data else { return Ok(None) };
-    let store = Store::open(data, settings.idempotency_ms())?;
+    let store = Store::open(data, Forgotten::after(settings.idempotency_ms()))?;
     let totals =
         store.totals().map_err(|error| anyhow::anyhow!("cannot read {}: {error}", data.display()))?;
-    Ok(Some((Arc::new(Disk::new(store, settings.idempotency_ms())), totals)))
+    Ok(Some((Arc::new(Disk::new(store)), totals)))
 }
 
 fn start_log(hub: &Arc<Hub>, disk: Arc<Disk>, totals: Totals) -> anyhow::Result<Vec<JoinHandle<()>>> {

@@ -33,7 +33,7 @@ pub(super) struct Receipts(Option<Box<Remembered>>);
 struct Remembered {
     by_key: HashMap<Box<str>, Receipt>,
     /// Oldest first.
-    order: VecDeque<(Timestamp, Box<str>)>,
+    order: VecDeque<(Receipt, Box<str>)>,
 }
 
 impl Receipts {
@@ -50,17 +50,14 @@ impl Receipts {
             return;
         }
         let remembered = self.0.get_or_insert_default();
-        if remembered.order.len() >= retention.idempotency_keys {
-            remembered.forget_oldest();
-        }
-        remembered.order.push_back((receipt.time, key.clone()));
+        remembered.order.push_back((receipt, key.clone()));
         remembered.by_key.insert(key, receipt);
     }
 
-    pub(super) fn expire(&mut self, now: Timestamp, retention: &Retention) {
+    /// Forgets the keys that are expired when `head` is the newest offset.
+    pub(super) fn expire(&mut self, head: u64, now: Timestamp, retention: &Retention) {
         let Some(remembered) = &mut self.0 else { return };
-        let expired = |time: Timestamp| time.0.saturating_add(retention.idempotency_ms) <= now.0;
-        while remembered.order.front().is_some_and(|(time, _)| expired(*time)) {
+        while remembered.order.front().is_some_and(|(receipt, _)| receipt.is_expired(head, now, retention)) {
             remembered.forget_oldest();
         }
         if remembered.order.is_empty() {
@@ -100,9 +97,10 @@ impl Receipt {
         Some(Self { offset: number(0), time: Timestamp(number(8)), digest })
     }
 
-    /// Whether the key may be used anew.
-    pub fn is_expired(&self, now: Timestamp, retention: &Retention) -> bool {
+    /// Whether the key may be used anew when `head` is the channel's newest offset.
+    pub fn is_expired(&self, head: u64, now: Timestamp, retention: &Retention) -> bool {
         self.time.0.saturating_add(retention.idempotency_ms) <= now.0
+            || head.saturating_sub(self.offset) >= retention.idempotency_keys as u64
     }
 
     /// Whether the key was used for this event.

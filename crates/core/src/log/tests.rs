@@ -111,6 +111,17 @@ fn a_key_outlives_its_event_but_not_its_window() {
 }
 
 #[test]
+fn a_key_is_forgotten_after_so_many_more_events() {
+    let retention = Retention { idempotency_keys: 3, ..Retention::default() };
+    let mut log = log();
+    let mut is_known =
+        |text, key| log.append(event(text, key), Timestamp(0), &retention, None).expect("taken").duplicate;
+    assert_eq!([is_known("x", Some("k")), is_known("1", None), is_known("2", None)], [false; 3]);
+    assert!(is_known("x", Some("k")), "two more events came");
+    assert_eq!([is_known("3", None), is_known("x", Some("k"))], [false; 2]);
+}
+
+#[test]
 fn only_what_cannot_be_served_is_a_gap() {
     let retention = Retention { events: 2, ..Retention::default() };
     let mut log = ChannelLog::new(ChannelName::new("a").expect("a name"), Epoch::derive(1, "a"), 10);

@@ -27,6 +27,8 @@ struct Base<'b> {
     limits: &'b Limits,
     has_disk: bool,
     authenticates: bool,
+    /// What is said for all channels.
+    idempotency_keys: Option<usize>,
 }
 
 impl Channels {
@@ -37,7 +39,9 @@ impl Channels {
         authenticates: bool,
         checks: &mut Checks<'_>,
     ) -> Self {
-        let base = Base { limits, has_disk: !checks.sources.flags.memory, authenticates };
+        let has_disk = !checks.sources.flags.memory;
+        let idempotency_keys = said_count(root.table("history"), "idempotency_keys");
+        let base = Base { limits, has_disk, authenticates, idempotency_keys };
         let otherwise = base.otherwise(root, checks);
         let mut by_pattern: Vec<(Pattern, Arc<Rule>)> = Vec::new();
         for table in root.many("channels") {
@@ -71,12 +75,20 @@ impl Channels {
             Durability::None => "none",
         };
         root.settle("durability", Data::Text(durability.to_owned()));
-        root.table_mut("history").settle("bytes", Data::Number(retention.bytes as u64));
+        for (name, value) in [("bytes", retention.bytes), ("idempotency_keys", retention.idempotency_keys)] {
+            root.table_mut("history").settle(name, Data::Number(value as u64));
+        }
         let ChannelRights { subscribe, history, publish } = self.otherwise.rights;
         for (name, allowed) in [("subscribe", subscribe), ("history", history), ("publish", publish)] {
             root.table_mut("rights").settle(name, Data::Text(ALLOWED[allowed as usize].to_owned()));
         }
     }
+}
+
+/// A count that somebody wrote.
+fn said_count(table: &Table, name: &str) -> Option<usize> {
+    let said = table.number(name).filter(|_| table.is_said(name));
+    said.map(|count| usize::try_from(count).unwrap_or(usize::MAX))
 }
 
 impl Base<'_> {
@@ -85,7 +97,7 @@ impl Base<'_> {
         let by_default = if self.has_disk { Durability::Disk } else { Durability::Memory };
         let durability = self.durability(root, checks).unwrap_or(by_default);
         let state = state(root).unwrap_or_default();
-        let retention = self.retention(root.table("history"), &Retention::default(), checks);
+        let retention = self.retention(root.table("history"), &Retention::default(), durability, checks);
         let by_default = if self.authenticates { Allowed::Granted } else { Allowed::Anyone };
         let rights = root.table("rights");
         let subscribe = self.allowed(rights, "subscribe", checks).unwrap_or(by_default);
@@ -107,7 +119,7 @@ impl Base<'_> {
         let all = &otherwise.policy;
         let durability = self.durability(table, checks).unwrap_or(all.durability);
         let state = state(table).unwrap_or(all.state);
-        let retention = self.retention(table.table("history"), &all.retention, checks);
+        let retention = self.retention(table.table("history"), &all.retention, durability, checks);
         let said = table.table("rights");
         let subscribe = self.allowed(said, "subscribe", checks);
         // Who closes a channel to subscribers does not mean to leave its past open.
@@ -137,11 +149,17 @@ impl Base<'_> {
         Some(chosen)
     }
 
-    fn retention(&self, table: &Table, base: &Retention, checks: &mut Checks<'_>) -> Retention {
+    fn retention(
+        &self,
+        table: &Table,
+        base: &Retention,
+        durability: Durability,
+        checks: &mut Checks<'_>,
+    ) -> Retention {
         let said = |name: &str| table.number(name).filter(|_| table.is_said(name));
-        let count = |name: &str, base: usize| {
-            said(name).map_or(base, |count| usize::try_from(count).unwrap_or(usize::MAX))
-        };
+        let count = |name: &str, base: usize| said_count(table, name).unwrap_or(base);
+        let keys = self.idempotency_keys;
+        let keys = keys.unwrap_or_else(|| Retention::idempotency_keys_by_default(durability));
         let milliseconds =
             |name: &str, base: u64| said(name).map_or(base, |seconds| seconds.saturating_mul(1000));
         let event_bytes = self.limits.event_bytes;
@@ -151,7 +169,7 @@ impl Base<'_> {
             bytes: count("bytes", base.bytes.max(event_bytes)),
             age_ms: milliseconds("age_seconds", base.age_ms),
             idempotency_ms: milliseconds("idempotency_seconds", base.idempotency_ms),
-            idempotency_keys: count("idempotency_keys", base.idempotency_keys),
+            idempotency_keys: count("idempotency_keys", keys),
         };
         if retention.bytes < event_bytes && said("bytes").is_some() {
             checks.wrong(

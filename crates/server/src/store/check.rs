@@ -11,6 +11,7 @@ use tidewire_core::log::receipts::Receipt;
 use tidewire_core::record::{self, Summary};
 use tidewire_core::{ChannelName, Epoch, EventId};
 
+use super::forgotten::Forgotten;
 use super::{ChannelRecord, Directory, Store, StoreError, decode_number, offset_of};
 
 /// What a sound data directory holds.
@@ -40,7 +41,7 @@ impl fmt::Display for Checked {
 /// Says what is damaged, or why the directory cannot be read; that a server uses it, for one.
 pub fn check(path: &Path) -> anyhow::Result<Checked> {
     let directory = Directory::existing(path)?;
-    let store = Store::open_in(directory, u64::MAX)?;
+    let store = Store::open_in(directory, Forgotten::nothing())?;
     match catch_unwind(AssertUnwindSafe(|| check_all(&store))) {
         Ok(checked) => checked,
         Err(_) => bail!("{} is damaged: its files make no sense", path.display()),

@@ -296,8 +296,8 @@ impl Committer {
             }
         }
         // The store may have written meanwhile what failed: those who were refused would find it there.
-        let (path, commits) = (&self.disk.path, self.totals.commits);
-        let opened = Store::open_after(path, self.disk.receipts_ms, commits).and_then(|store| {
+        let (disk, commits) = (&self.disk, self.totals.commits);
+        let opened = Store::open_after(&disk.path, disk.forgotten.clone(), commits).and_then(|store| {
             let totals = store.totals().map_err(|error| anyhow::anyhow!("{error}"))?;
             Ok((store, totals))
         });

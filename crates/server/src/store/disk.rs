@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use super::commit::Commits;
+use super::forgotten::Forgotten;
 use super::load::{Chunks, Loads};
 use super::{Store, StoreError};
 
@@ -14,7 +15,7 @@ use super::{Store, StoreError};
 pub(crate) struct Disk {
     pub(super) path: PathBuf,
     /// As [`Store::open`] wants it.
-    pub(super) receipts_ms: u64,
+    pub(super) forgotten: Forgotten,
     pub(crate) commits: Commits,
     pub(crate) loads: Loads,
     pub(crate) chunks: Chunks,
@@ -31,10 +32,10 @@ struct Opened {
 }
 
 impl Disk {
-    pub(crate) fn new(store: Store, receipts_ms: u64) -> Self {
+    pub(crate) fn new(store: Store) -> Self {
         Self {
             path: store.path().clone(),
-            receipts_ms,
+            forgotten: store.forgotten.clone(),
             commits: Commits::default(),
             loads: Loads::default(),
             chunks: Chunks::default(),

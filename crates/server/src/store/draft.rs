@@ -50,6 +50,8 @@ struct Standing {
     total: u64,
     time: Timestamp,
     receipts: HashMap<Box<str>, Receipt>,
+    /// The number that it had, if it is deleted.
+    deleted: Option<u64>,
     /// The bytes that keys' events have in the state now.
     state: HashMap<Box<str>, Option<u64>>,
 }
@@ -65,9 +67,10 @@ impl<'a> Draft<'a> {
         let digest = new.idempotency_key.as_ref().map(|_| receipts::digest(new));
         let (store, now, limits) = (self.store, self.now, self.limits);
         let standing = self.standing(channel);
+        let head = standing.head;
         if let (Some(key), Some(digest)) = (&new.idempotency_key, &digest)
             && let Some(receipt) = standing.receipt(store, key)?
-            && !receipt.is_expired(now, channel.retention())
+            && !receipt.is_expired(head, now, channel.retention())
         {
             let (id, time) = (channel.id(receipt.offset), receipt.time);
             return Ok(match receipt.check(digest) {
@@ -158,6 +161,7 @@ impl<'a> Draft<'a> {
             state: StateSize::default(),
         };
         standing.record_changed = true;
+        standing.deleted = Some(old);
         standing.receipts.clear();
         standing.state.clear();
         let record = standing.record;
@@ -201,6 +205,7 @@ impl<'a> Draft<'a> {
                 total: newest.total,
                 time: newest.time,
                 receipts: HashMap::new(),
+                deleted: None,
                 state: HashMap::new(),
             }
         })
@@ -215,12 +220,23 @@ impl<'a> Draft<'a> {
         if !self.batch.is_empty() {
             self.totals.commits += 1;
             self.store.write(self.batch, self.totals.commits)?;
+            self.channels.values().for_each(|standing| standing.note_forgotten(self.store));
         }
         Ok(self.totals)
     }
 }
 
 impl Standing {
+    fn note_forgotten(&self, store: &Store) {
+        let keys = self.channel.retention().idempotency_keys as u64;
+        if !self.receipts.is_empty() && self.head > keys {
+            store.forgotten.note(self.record.number, self.head - keys);
+        }
+        if let Some(deleted) = self.deleted {
+            store.forgotten.note_deleted(deleted);
+        }
+    }
+
     fn receipt(&self, store: &Store, key: &str) -> Result<Option<Receipt>, StoreError> {
         match self.receipts.get(key) {
             Some(receipt) => Ok(Some(*receipt)),

@@ -7,6 +7,7 @@ pub(crate) mod commit;
 mod directory;
 mod disk;
 mod draft;
+pub(crate) mod forgotten;
 mod journal;
 mod keyed;
 pub(crate) mod load;
@@ -31,6 +32,7 @@ use tidewire_core::{ChannelName, Code, Epoch, Event, EventId, Problem};
 pub use check::{Checked, check};
 use directory::Directory;
 pub(crate) use disk::Disk;
+use forgotten::Forgotten;
 
 /// How much of the store's blocks is kept in memory.
 const CACHE_BYTES: u64 = 64 << 20;
@@ -72,6 +74,7 @@ pub(crate) struct Store {
     events: Keyspace,
     receipts: Keyspace,
     state: Keyspace,
+    forgotten: Forgotten,
 }
 
 /// What the store knows of a channel.
@@ -113,27 +116,27 @@ pub(crate) struct Totals {
 }
 
 impl Store {
-    /// Opens the store in a data directory, making both if need be. Receipts older than `receipts_ms` are
-    /// dropped when their files are rewritten.
+    /// Opens the store in a data directory, making both if need be. Forgotten receipts are dropped when their files
+    /// are rewritten.
     ///
     /// # Errors
     /// Says what is wrong with the directory: in use, damaged, of another version, not ours, not writable.
-    pub(crate) fn open(path: &Path, receipts_ms: u64) -> anyhow::Result<Self> {
-        Self::open_in(Directory::open(path)?, receipts_ms)
+    pub(crate) fn open(path: &Path, forgotten: Forgotten) -> anyhow::Result<Self> {
+        Self::open_in(Directory::open(path)?, forgotten)
     }
 
     /// Opens it anew after a failure, without what was not acknowledged: nothing after this commit.
     ///
     /// # Errors
     /// As [`Self::open`].
-    pub(crate) fn open_after(path: &Path, receipts_ms: u64, commit: u64) -> anyhow::Result<Self> {
+    pub(crate) fn open_after(path: &Path, forgotten: Forgotten, commit: u64) -> anyhow::Result<Self> {
         let directory = Directory::existing(path)?;
         journal::cut_after(&directory.store(), &directory.mark, commit)
             .with_context(|| format!("cannot cut off what was not stored in {}", path.display()))?;
-        Self::open_in(directory, receipts_ms)
+        Self::open_in(directory, forgotten)
     }
 
-    fn open_in(directory: Directory, receipts_ms: u64) -> anyhow::Result<Self> {
+    fn open_in(directory: Directory, forgotten: Forgotten) -> anyhow::Result<Self> {
         let path = directory.path.display().to_string();
         let store = directory.store();
         let damage =
@@ -162,7 +165,7 @@ impl Store {
                 .max_cached_files(Some(OPEN_FILES))
                 .worker_threads(1)
                 .manual_journal_persist(true)
-                .with_compaction_filter_factories(retention::old_receipts(receipts_ms))
+                .with_compaction_filter_factories(forgotten.filters())
                 .open()?;
             let keyspace = |name: &str| {
                 let options = || KeyspaceCreateOptions::default().max_memtable_size(MEMTABLE_BYTES);
@@ -171,8 +174,8 @@ impl Store {
             let [meta, channels, events, receipts, state] = KEYSPACES.map(keyspace);
             let directory = directory.clone();
             let (meta, channels, events) = (meta?, channels?, events?);
-            let store =
-                Self { directory, database, meta, channels, events, receipts: receipts?, state: state? };
+            let (receipts, state, forgotten) = (receipts?, state?, forgotten.clone());
+            let store = Self { directory, database, meta, channels, events, receipts, state, forgotten };
             store.directory.note_begun()?;
             Ok(store)
         };

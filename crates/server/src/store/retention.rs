@@ -3,15 +3,12 @@
 
 use std::sync::Arc;
 
-use fjall::compaction::filter::{CompactionFilter, Context, Factory, ItemAccessor, Verdict};
 use tidewire_core::Timestamp;
 use tidewire_core::limits::Retention;
-use tidewire_core::log::receipts::Receipt;
 use tidewire_core::record::Summary;
 
 use super::commit::{Erasure, Order};
 use super::{Disk, Store, StoreError};
-use crate::clock::wall_clock;
 use crate::hub::{Channel, Hub};
 
 /// How many channels that are not in memory are looked at in one call.
@@ -123,42 +120,4 @@ fn due(
         return Ok(None);
     }
     Ok(Some(Erasure { erased: extent.erased, floor, floor_total: summary(floor)?.total }))
-}
-
-/// Drops idempotency receipts that no channel remembers any more, when the store rewrites their files.
-struct OldReceipts {
-    age_ms: u64,
-}
-
-pub(super) type FilterFactories = Arc<dyn Fn(&str) -> Option<Arc<dyn Factory>> + Send + Sync>;
-
-pub(super) fn old_receipts(age_ms: u64) -> FilterFactories {
-    Arc::new(move |keyspace| {
-        let factory = || Arc::new(OldReceipts { age_ms }) as Arc<dyn Factory>;
-        (keyspace == "receipts").then(factory)
-    })
-}
-
-impl Factory for OldReceipts {
-    fn name(&self) -> &str {
-        "old receipts"
-    }
-
-    fn make_filter(&self, _: &Context) -> Box<dyn CompactionFilter> {
-        let oldest_ms = wall_clock().0.saturating_sub(self.age_ms);
-        Box::new(OldReceiptsFilter { oldest_ms })
-    }
-}
-
-struct OldReceiptsFilter {
-    oldest_ms: u64,
-}
-
-impl CompactionFilter for OldReceiptsFilter {
-    fn filter_item(&mut self, item: ItemAccessor<'_>, _: &Context) -> Result<Verdict, fjall::LsmError> {
-        let receipt = Receipt::decode(&item.value()?);
-        let is_old = receipt.is_some_and(|receipt| receipt.time.0 < self.oldest_ms);
-        // An older one of the same key that comes to light is as expired.
-        Ok(if is_old { Verdict::Destroy } else { Verdict::Keep })
-    }
 }

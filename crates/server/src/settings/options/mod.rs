@@ -94,9 +94,11 @@ const HISTORY: Section = Section {
         /// Cost: some 100 bytes for each key.
         /// Danger: a publisher that tries again later publishes twice.
         idempotency_seconds: Kind::Number { least: 0, most: SECONDS }, Standard::Number(86_400);
-        /// How many keys of a channel in memory are remembered; beyond, the oldest is forgotten. On disk, all are
-        /// for `idempotency_seconds`.
-        idempotency_keys: Kind::Number { least: 0, most: ANY }, Standard::Number(10_000);
+        /// How many keys of a channel are remembered at the most: each is forgotten after so many more events.
+        /// Cost: some 100 bytes for each key, in memory or on disk as the log is.
+        /// Danger: on a channel with more events than that within `idempotency_seconds`, this is the shorter time.
+        idempotency_keys: Kind::Number { least: 0, most: ANY },
+            Standard::Words("10000, or 1000000 where the log is on disk");
     },
     sections: &[],
 };
