@@ -115,6 +115,8 @@ impl BodyDecoder {
             self.trailers += 1;
             if line.is_empty() {
                 self.state = State::Complete;
+            } else if !is_trailer(line) {
+                return Err(broken("a trailer is not NAME: VALUE, or must not be one"));
             } else if self.trailers > TRAILERS_MAX {
                 return Err(broken("the body has too many trailers"));
             }
@@ -147,15 +149,39 @@ fn check_size(decoded: usize, more: u64, bytes_max: usize) -> Result<(), Problem
     ))
 }
 
-/// The size of a chunk; an extension behind `;` is ignored.
+/// The size of a chunk; an extension behind `;` is ignored. White space before that is legal nowhere but there, and
+/// whoever reads it otherwise would see another chunk, so there may be none.
 fn chunk_size(line: &[u8]) -> Result<u64, Problem> {
-    let digits = line.split(|byte| *byte == b';').next().unwrap_or_default();
-    let digits = digits.trim_ascii_end();
+    let end = memchr::memchr(b';', line).unwrap_or(line.len());
+    let (digits, extension) = line.split_at(end);
     if digits.is_empty() || digits.len() > 16 || !digits.iter().all(u8::is_ascii_hexdigit) {
         return Err(broken("a chunk size is not a hexadecimal number"));
     }
+    if !extension.iter().all(is_text) {
+        return Err(broken("a chunk extension has control characters"));
+    }
     let text = std::str::from_utf8(digits).unwrap_or_default();
     u64::from_str_radix(text, 16).map_err(|_| broken("a chunk size is not a hexadecimal number"))
+}
+
+/// Whether a line may be a trailer (RFC 9110 section 6.5.1): a name, a colon right behind it, and a value; and nothing
+/// that says where a message ends, which is over.
+fn is_trailer(line: &[u8]) -> bool {
+    let Some(colon) = memchr::memchr(b':', line) else { return false };
+    let (name, value) = line.split_at(colon);
+    let is_about_framing =
+        name.eq_ignore_ascii_case(b"content-length") || name.eq_ignore_ascii_case(b"transfer-encoding");
+    let is_name = !name.is_empty() && name.iter().all(|byte| is_token(*byte));
+    is_name && !is_about_framing && value.iter().all(is_text)
+}
+
+/// RFC 9110 section 5.6.2.
+fn is_token(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
+}
+
+fn is_text(byte: &u8) -> bool {
+    *byte == b'\t' || !byte.is_ascii_control()
 }
 
 fn broken(detail: &'static str) -> Problem {
@@ -184,7 +210,12 @@ mod tests {
     fn chunks() {
         for (input, expected) in [
             (&b"5\r\nhello\r\n0\r\n\r\n"[..], Ok((&b"hello"[..], 15, true))),
-            (b"2;x=y\r\nhe\r\n3 \r\nllo\r\n0\r\nT: v\r\n\r\nGET", Ok((b"hello", 31, true))),
+            (b"2;x=y\r\nhe\r\n3\r\nllo\r\n0\r\nT: v\r\n\r\nGET", Ok((b"hello", 30, true))),
+            (b"3 \r\nabc", Err(Code::InvalidRequest)),
+            (b"3;a\0\r\nabc", Err(Code::InvalidRequest)),
+            (b"0\r\nT v\r\n\r\n", Err(Code::InvalidRequest)),
+            (b"0\r\n T: v\r\n\r\n", Err(Code::InvalidRequest)),
+            (b"0\r\nContent-Length: 3\r\n\r\n", Err(Code::InvalidRequest)),
             (b"0005\r\nhel", Ok((b"hel", 9, false))),
             (b"5\nhello", Err(Code::InvalidRequest)),
             (b"5\r\nhelloX", Err(Code::InvalidRequest)),

@@ -235,11 +235,11 @@ impl Shard {
             Protocol::LongPoll(_)
             | Protocol::Snapshot(_)
             | Protocol::EventStream { .. }
-            | Protocol::WebSocket(_)
-            | Protocol::Upload(_) => {
+            | Protocol::WebSocket(_) => {
                 self.close(id);
             }
-            Protocol::Http { .. } | Protocol::Closing { .. } => {}
+            // Requests before may still be owed their answers.
+            Protocol::Http { .. } | Protocol::Upload(_) | Protocol::Closing { .. } => {}
         }
     }
 
@@ -254,8 +254,9 @@ impl Shard {
         if http && connection.finishing && connection.owed == 0 {
             return self.start_closing(id, Goodbye::quiet(CloseCode::NORMAL));
         }
-        if connection.ended && (http || closing) && connection.owed == 0 && !connection.awaits_decision() {
-            if http && !connection.input.is_empty() && self.out_was_full(id) {
+        let requests = http || matches!(connection.protocol, Protocol::Upload(_));
+        if connection.ended && (requests || closing) && connection.owed == 0 && !connection.awaits_decision() {
+            if requests && !connection.input.is_empty() && self.out_was_full(id) {
                 return self.queue(id);
             }
             return self.close(id);
