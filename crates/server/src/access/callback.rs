@@ -3,6 +3,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::net::IpAddr;
+use std::num::NonZeroU64;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -14,7 +15,7 @@ use tidewire_core::{Code, Problem};
 use ureq::Agent;
 
 use super::Who;
-use super::identity::{Grants, Identity};
+use super::identity::{Identity, RecentGrants};
 use super::settings::CallbackSettings;
 use crate::clock::{Clock, wall_clock};
 
@@ -88,6 +89,7 @@ struct Shared {
     cache: Mutex<HashMap<Key, (Verdict, u64)>>,
     asked: AtomicU64,
     failed: AtomicU64,
+    grants: RecentGrants,
 }
 
 impl std::fmt::Debug for Shared {
@@ -127,6 +129,7 @@ impl Callback {
             cache: Mutex::default(),
             asked: AtomicU64::new(0),
             failed: AtomicU64::new(0),
+            grants: RecentGrants::default(),
         });
         let threads = (0..settings.concurrency).map(|index| {
             let shared = Arc::clone(&shared);
@@ -271,7 +274,7 @@ impl Shared {
             answer.cache_seconds.map_or(self.settings.cache_ms, |seconds| seconds.saturating_mul(1000));
         // Nobody is somebody for longer than the application said.
         let known_ms = answer.expires_in_seconds.map_or(CACHE_MS_MAX, |seconds| seconds.saturating_mul(1000));
-        let verdict = verdict(answer).map_err(|_| Failure::NotAsItShouldBe)?;
+        let verdict = verdict(answer, &self.grants).map_err(|_| Failure::NotAsItShouldBe)?;
         Ok((verdict, cache_ms.min(known_ms).min(CACHE_MS_MAX)))
     }
 
@@ -301,7 +304,7 @@ impl Shared {
     }
 }
 
-fn verdict(answer: Answer) -> Result<Verdict, String> {
+fn verdict(answer: Answer, grants: &RecentGrants) -> Result<Verdict, String> {
     if !answer.allow {
         return Ok(refused(answer.reason));
     }
@@ -310,12 +313,14 @@ fn verdict(answer: Answer) -> Result<Verdict, String> {
         return Ok(Verdict::Allowed(None));
     }
     let now_ms = wall_clock().0;
+    let end_ms = |seconds: u64| NonZeroU64::new(now_ms.saturating_add(seconds.saturating_mul(1000)));
+    let expires_at_ms = answer.expires_in_seconds.and_then(end_ms);
     Ok(Verdict::Allowed(Some(Arc::new(Identity {
         user: answer.user.filter(|user| !user.is_empty()).map(Arc::from),
         is_admin: false,
-        grants: Grants::of_claim(answer.rights.as_ref())?,
-        expires_at_ms: answer.expires_in_seconds.map(|s| now_ms.saturating_add(s.saturating_mul(1000))),
-        issued_at_ms: Some(now_ms),
+        grants: grants.of_claim(answer.rights.as_ref())?,
+        expires_at_ms,
+        issued_at_ms: now_ms,
     }))))
 }
 

@@ -1,7 +1,9 @@
 //! Who somebody is and what their token grants, and the decision whether they may do a thing on a channel.
 //! Must not know how they showed who they are.
 
-use std::sync::Arc;
+use std::collections::VecDeque;
+use std::num::NonZeroU64;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use serde_json::Value;
 use tidewire_core::{Code, Problem};
@@ -11,6 +13,8 @@ use super::settings::{Allowed, ChannelRights};
 
 /// The most patterns that a token may grant for one action.
 const PATTERNS_MAX: usize = 256;
+/// How many different grants are remembered to be shared.
+const RECENT_MAX: usize = 32;
 
 /// What somebody wants to do on a channel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -44,12 +48,12 @@ pub(crate) struct Identity {
     pub(crate) user: Option<Arc<str>>,
     /// The application itself, which may do everything.
     pub(crate) is_admin: bool,
-    /// What the token grants.
-    pub(crate) grants: Grants,
+    /// What the token grants; nothing is said there if `None`.
+    pub(crate) grants: Option<Arc<Grants>>,
     /// When the token ends, in Unix milliseconds.
-    pub(crate) expires_at_ms: Option<u64>,
-    /// When it was issued, in Unix milliseconds.
-    pub(crate) issued_at_ms: Option<u64>,
+    pub(crate) expires_at_ms: Option<NonZeroU64>,
+    /// When it was issued, in Unix milliseconds; 0 if that is not known.
+    pub(crate) issued_at_ms: u64,
 }
 
 impl Identity {
@@ -88,16 +92,45 @@ impl Grants {
         let subscribe = patterns(members.get("subscribe"), "subscribe")?;
         let history = patterns(members.get("history"), "history")?;
         let publish = patterns(members.get("publish"), "publish")?;
-        Ok(Self { history: history.or_else(|| subscribe.clone()), subscribe, publish })
+        Ok(Self { subscribe, history, publish })
     }
 
     fn of(&self, action: Action) -> Option<&[Pattern]> {
         match action {
             Action::Subscribe => self.subscribe.as_deref(),
-            Action::History => self.history.as_deref(),
+            Action::History => self.history.as_deref().or(self.subscribe.as_deref()),
             Action::Publish => self.publish.as_deref(),
             Action::Delete => None,
         }
+    }
+}
+
+/// Grants that were made lately: users of one application have the same ones more often than not, and each stream
+/// holds its own for as long as it is open.
+#[derive(Debug, Default)]
+pub(crate) struct RecentGrants(Mutex<VecDeque<Arc<Grants>>>);
+
+impl RecentGrants {
+    /// As [`Grants::of_claim`], shared with others who have the same.
+    ///
+    /// # Errors
+    /// As there.
+    pub(crate) fn of_claim(&self, claim: Option<&Value>) -> Result<Option<Arc<Grants>>, String> {
+        let grants = Grants::of_claim(claim)?;
+        if grants == Grants::default() {
+            return Ok(None);
+        }
+        // Nothing in here panics half-way.
+        let mut recent = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(same) = recent.iter().find(|same| ***same == grants) {
+            return Ok(Some(Arc::clone(same)));
+        }
+        let grants = Arc::new(grants);
+        if recent.len() >= RECENT_MAX {
+            recent.pop_front();
+        }
+        recent.push_back(Arc::clone(&grants));
+        Ok(Some(grants))
     }
 }
 
@@ -163,7 +196,11 @@ impl ChannelAccess<'_> {
                 format!("to {} there, the token's sub must be the user that the channel names", verb(action));
             return Err(Problem::new(Code::Forbidden, detail));
         }
-        let granted = who.grants.of(action).map(|patterns| names(patterns, channel, who));
+        let granted = who
+            .grants
+            .as_ref()
+            .and_then(|grants| grants.of(action))
+            .map(|patterns| names(patterns, channel, who));
         match (granted, allowed) {
             (Some(true), _) | (None, Allowed::Anyone | Allowed::Authenticated) => Ok(()),
             (Some(false), _) | (None, Allowed::Granted | Allowed::Nobody) => {
@@ -203,7 +240,7 @@ mod tests {
 
     fn somebody(user: Option<&str>, claim: Value) -> Identity {
         let grants = Grants::of_claim(Some(&claim)).expect("a right claim");
-        Identity { user: user.map(Into::into), grants, ..Identity::default() }
+        Identity { user: user.map(Into::into), grants: Some(Arc::new(grants)), ..Identity::default() }
     }
 
     fn outcome(allowed: Allowed, fit: Fit<'_>, who: Option<&Identity>) -> Option<Code> {

@@ -14,6 +14,7 @@ pub(crate) mod tickets;
 pub(crate) mod token;
 pub(crate) mod users;
 
+use std::num::NonZeroU64;
 use std::sync::Arc;
 
 use anyhow::Context;
@@ -27,7 +28,7 @@ use crate::settings::Settings;
 use addresses::Addresses;
 use callback::Callback;
 use credentials::Credentials;
-use identity::{Grants, Identity};
+use identity::{Identity, RecentGrants};
 use origin::{Origin, Origins};
 use revocations::Revocations;
 use settings::AccessSettings;
@@ -46,6 +47,7 @@ pub(crate) struct Access {
     pub(crate) users: Arc<Users>,
     pub(crate) callback: Option<Callback>,
     verifier: Verifier,
+    grants: RecentGrants,
     /// Whether anybody can show who they are; if not, nobody is asked to.
     authenticates: bool,
     /// Whether everybody may do everything.
@@ -103,6 +105,7 @@ impl Access {
                 .map(|settings| Callback::start(settings, clock))
                 .transpose()?,
             verifier: Verifier::new(&settings)?,
+            grants: RecentGrants::default(),
             authenticates: settings.authenticates(),
             opens_everything: all.opens_everything(),
             lets_strangers_in: all.lets_strangers_in(),
@@ -177,7 +180,7 @@ impl Access {
             Refusal::KeysWanted(issuer) => Stopped::KeysWanted(issuer),
             refusal => Stopped::Refused(refusal.into()),
         })?;
-        let grants = Grants::of_claim(claims.rights.as_ref()).map_err(|wrong| {
+        let grants = self.grants.of_claim(claims.rights.as_ref()).map_err(|wrong| {
             let detail = format!("the token's rights cannot be read: {wrong}");
             Problem::new(Code::Unauthenticated, detail)
         })?;
@@ -185,8 +188,8 @@ impl Access {
             user: claims.user.map(Arc::from),
             is_admin: false,
             grants,
-            expires_at_ms: Some(claims.expires_at_ms),
-            issued_at_ms: claims.issued_at_ms,
+            expires_at_ms: NonZeroU64::new(claims.expires_at_ms),
+            issued_at_ms: claims.issued_at_ms.unwrap_or(0),
         };
         self.revocations.check(&who)?;
         Ok(Arc::new(who))

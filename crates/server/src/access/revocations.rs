@@ -85,7 +85,7 @@ impl Revocations {
         let Some(user) = &who.user else { return Ok(()) };
         let revoked_at_ms = self.lock().get(&**user).copied();
         // Tokens say the second only, so one from that very second may be from after it; it is refused to be safe.
-        let is_later = |at_ms: u64| who.issued_at_ms.is_some_and(|issued_at_ms| issued_at_ms > at_ms);
+        let is_later = |at_ms: u64| who.issued_at_ms > at_ms;
         match revoked_at_ms {
             Some(at_ms) if !is_later(at_ms) => {
                 Err(Problem::new(Code::Unauthenticated, "the user's tokens were revoked; get a new one"))
@@ -142,6 +142,7 @@ mod tests {
     use super::*;
 
     fn token(user: &str, issued_at_ms: Option<u64>) -> Identity {
+        let issued_at_ms = issued_at_ms.unwrap_or(0);
         Identity { user: Some(user.into()), issued_at_ms, ..Identity::default() }
     }
 

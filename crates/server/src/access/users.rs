@@ -6,6 +6,7 @@ use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use smallvec::SmallVec;
 use tidewire_core::limits::Limits;
 use tidewire_core::rate::{Bucket, Limited, Rate};
 
@@ -28,8 +29,8 @@ pub(crate) struct Place {
     /// Tells it from a later one of the same number.
     pub(crate) serial: u32,
     pub(crate) transport: Transport,
-    /// Since when, in Unix milliseconds.
-    pub(crate) since_ms: u64,
+    /// Since when, in Unix seconds.
+    pub(crate) since_seconds: u32,
 }
 
 /// A user as the admin API shows one.
@@ -53,7 +54,7 @@ pub(crate) struct Users {
 
 #[derive(Debug, Default)]
 struct Entry {
-    places: Vec<Place>,
+    places: SmallVec<[Place; 1]>,
     subscriptions: u32,
     messages: Bucket,
     bytes: Bucket,
@@ -90,7 +91,6 @@ impl Users {
         if self.connections_max > 0 && entry.places.len() >= self.connections_max as usize {
             return Err(reached("connections_per_user", self.connections_max));
         }
-        entry.places.reserve_exact(1);
         entry.places.push(place);
         drop(part);
         Ok(Membership { users: Arc::clone(self), user: Arc::clone(user), place, subscriptions: 0 })
@@ -115,7 +115,7 @@ impl Users {
 
     /// Where a user is.
     pub(crate) fn places(&self, user: &str) -> Vec<Place> {
-        self.part(user).get(user).map(|entry| entry.places.clone()).unwrap_or_default()
+        self.part(user).get(user).map(|entry| entry.places.to_vec()).unwrap_or_default()
     }
 
     /// Up to `most` users with streams, in the order of their names, after `after`.
@@ -235,7 +235,7 @@ mod tests {
     use super::*;
 
     fn place(connection: u32) -> Place {
-        Place { shard: 0, connection, serial: 0, transport: Transport::WebSocket, since_ms: 0 }
+        Place { shard: 0, connection, serial: 0, transport: Transport::WebSocket, since_seconds: 0 }
     }
 
     fn users(limits: Limits) -> Arc<Users> {

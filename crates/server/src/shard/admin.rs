@@ -105,7 +105,7 @@ impl Shard {
                 serde_json::json!({
                     "connection": format!("{}-{}", place.shard, place.serial),
                     "transport": place.transport.as_str(),
-                    "since": Timestamp(place.since_ms).to_string(),
+                    "since": Timestamp(u64::from(place.since_seconds) * 1000).to_string(),
                 })
             })
             .collect();

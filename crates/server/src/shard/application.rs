@@ -68,7 +68,7 @@ impl Shard {
             return Ok(());
         }
         let user = who.and_then(|who| who.user.as_deref());
-        let address = Some(self.connections[id as usize].client);
+        let address = Some(self.connections[id as usize].client());
         let mut questions = Vec::new();
         for channel in channels {
             self.check(who, action, channel)?;
@@ -117,7 +117,7 @@ impl Shard {
             action: "connect",
             user,
             channel: None,
-            address: Some(self.connections[id as usize].client),
+            address: Some(self.connections[id as usize].client()),
             headers,
         };
         let said = self.consult(id, &[question])?;

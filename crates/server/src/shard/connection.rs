@@ -48,8 +48,6 @@ pub(super) struct Connection {
     pub(super) queued: bool,
     /// Who is at its other end.
     pub(super) address: IpAddr,
-    /// Whom its last request came from: another, if a proxy that is trusted says so.
-    pub(super) client: IpAddr,
     /// It came to the port of the admin API.
     pub(super) on_admin_port: bool,
     /// It begins with what a proxy says of its client.
@@ -173,7 +171,6 @@ impl Connection {
             end_announced: false,
             queued: false,
             address,
-            client: address,
             on_admin_port: false,
             expects_proxy: false,
             watch: None,
@@ -271,4 +268,25 @@ impl Protocol {
             Self::WebSocket(_) => Transport::WebSocket,
         }
     }
+}
+#[cfg(test)]
+#[test]
+fn sizes() {
+    use crate::access::{identity::*, users::*};
+    macro_rules! s { ($($t:ty),*) => { $(eprintln!("{} {}", stringify!($t), size_of::<$t>());)* } }
+    s!(
+        Connection,
+        Protocol,
+        Lease,
+        Watch,
+        Identity,
+        Grants,
+        Membership,
+        Place,
+        Record,
+        super::websocket::WebSocket,
+        Liveness,
+        Subscription,
+        Decisions
+    );
 }

@@ -1,6 +1,7 @@
 //! What a stream of somebody known lives on: it ends with their token, and moves to the next one. Must not know
 //! how tokens are checked (`access`).
 
+use std::num::NonZeroU64;
 use std::sync::Arc;
 
 use tidewire_core::websocket::CloseCode;
@@ -60,7 +61,7 @@ impl Shard {
 
     fn lease_end(&self, who: &Identity) -> Option<u64> {
         let left_ms = |ends_ms: u64| ends_ms.saturating_sub(wall_clock().0);
-        who.expires_at_ms.map(|ends_ms| self.now_ms.saturating_add(left_ms(ends_ms)))
+        who.expires_at_ms.map(|ends_ms| self.now_ms.saturating_add(left_ms(ends_ms.get())))
     }
 
     /// Who the stream belongs to, if somebody.
@@ -122,7 +123,7 @@ impl Shard {
                 Problem::new(Code::Forbidden, "the new token is another user's; connect with it").into()
             );
         }
-        let expires_at = Timestamp(who.expires_at_ms.unwrap_or_default());
+        let expires_at = Timestamp(who.expires_at_ms.map_or(0, NonZeroU64::get));
         let ends_ms = self.lease_end(&who);
         if let Some(lease) = &mut self.connections[id as usize].lease {
             (lease.who, lease.ends_ms, lease.is_told) = (who, ends_ms, false);

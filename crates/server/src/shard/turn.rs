@@ -255,7 +255,8 @@ impl Shard {
             return self.start_closing(id, Goodbye::quiet(CloseCode::NORMAL));
         }
         let requests = http || matches!(connection.protocol, Protocol::Upload(_));
-        if connection.ended && (requests || closing) && connection.owed == 0 && !connection.awaits_decision() {
+        if connection.ended && (requests || closing) && connection.owed == 0 && !connection.awaits_decision()
+        {
             if requests && !connection.input.is_empty() && self.out_was_full(id) {
                 return self.queue(id);
             }

@@ -25,6 +25,8 @@ const REFUSED_IN_A_ROW_MAX: u32 = 100;
 pub(super) struct Watch {
     /// Counts it among those of its address.
     admission: Option<Admission>,
+    /// Whom its last request came from, where a proxy that is trusted says that it was another.
+    client: Option<IpAddr>,
     /// It was let in only to be told why not.
     refused: Option<Refused>,
     messages: Bucket,
@@ -93,7 +95,7 @@ impl Shard {
         let connection = &mut self.connections[id as usize];
         connection.expects_proxy = false;
         if let Some(client) = client {
-            (connection.address, connection.client) = (client, client);
+            connection.address = client;
             let admission = self.access.addresses.admit(client, self.now_ms).map_err(Problem::limited)?;
             if admission.is_some() {
                 self.connections[id as usize].watch.get_or_insert_default().admission = admission;
@@ -105,8 +107,9 @@ impl Shard {
     /// Finds out which client a request comes from.
     pub(super) fn find_client(&mut self, id: u32, request: &Request<'_, '_>) -> Result<IpAddr, Problem> {
         let connection = &mut self.connections[id as usize];
-        connection.client = self.settings.access.proxies.client(connection.address, request)?;
-        Ok(connection.client)
+        let client = self.settings.access.proxies.client(connection.address, request)?;
+        connection.set_client(client);
+        Ok(client)
     }
 
     /// Counts a stream among those of its client, where a proxy brings those of many, and of its user.
@@ -120,7 +123,7 @@ impl Shard {
         transport: Transport,
     ) -> Result<Option<Membership>, Problem> {
         let connection = &self.connections[id as usize];
-        let (client, serial) = (connection.client, connection.serial);
+        let (client, serial) = (connection.client(), connection.serial);
         if client != connection.address {
             let admission = self.access.addresses.admit(client, self.now_ms).map_err(Problem::limited)?;
             if admission.is_some() {
@@ -128,8 +131,8 @@ impl Shard {
             }
         }
         let Some(user) = who.and_then(|who| who.user.as_ref()) else { return Ok(None) };
-        let since_ms = wall_clock().0;
-        let place = Place { shard: self.index, connection: id, serial, transport, since_ms };
+        let since_seconds = (wall_clock().0 / 1000) as u32;
+        let place = Place { shard: self.index, connection: id, serial, transport, since_seconds };
         self.access.users.join(user, place).map(Some).map_err(Problem::limited)
     }
 
@@ -189,10 +192,21 @@ pub(super) fn announced(request: &Request<'_, '_>) -> usize {
 }
 
 impl Connection {
+    /// Whom its last request came from.
+    pub(super) fn client(&self) -> IpAddr {
+        self.watch.as_ref().and_then(|watch| watch.client).unwrap_or(self.address)
+    }
+
+    fn set_client(&mut self, client: IpAddr) {
+        if client != self.client() {
+            self.watch.get_or_insert_default().client = Some(client).filter(|client| *client != self.address);
+        }
+    }
+
     /// It is no stream any more, and waits for its next request.
     pub(super) fn end_stream(&mut self) {
         self.lease = None;
-        if self.client != self.address
+        if self.client() != self.address
             && let Some(watch) = &mut self.watch
         {
             watch.admission = None;

@@ -38,9 +38,9 @@ pub(super) struct WebSocket {
     /// Whether events go out compressed, and in which window.
     deflate: Option<Window>,
     /// What to close with, once the disk has answered for what was published before.
-    closing: Option<Goodbye>,
+    closing: Option<Box<Goodbye>>,
     /// A message whose turn comes once something is decided.
-    suspended: Option<Suspended>,
+    suspended: Option<Box<Suspended>>,
 }
 
 /// What became of a message that was counted.
@@ -183,7 +183,7 @@ impl Shard {
         if connection.owed > 0
             && let Protocol::WebSocket(websocket) = &mut connection.protocol
         {
-            websocket.closing = Some(goodbye);
+            websocket.closing = Some(Box::new(goodbye));
             connection.finishing = true;
             return;
         }
@@ -198,7 +198,7 @@ impl Shard {
             && let Protocol::WebSocket(websocket) = &mut connection.protocol
             && let Some(goodbye) = websocket.closing.take()
         {
-            self.close_websocket(id, goodbye);
+            self.close_websocket(id, *goodbye);
         }
     }
 
@@ -292,7 +292,7 @@ impl Shard {
     /// Keeps a message until what it waits for is decided.
     fn suspend(&mut self, id: u32, message: Suspended) {
         if let Protocol::WebSocket(websocket) = &mut self.connections[id as usize].protocol {
-            websocket.suspended = Some(message);
+            websocket.suspended = Some(Box::new(message));
         }
     }
 
@@ -302,7 +302,7 @@ impl Shard {
         let Protocol::WebSocket(websocket) = &mut connection.protocol else { return };
         if let Some(suspended) = websocket.suspended.take() {
             let raw = websocket.raw.clone();
-            let message = match &suspended {
+            let message = match &*suspended {
                 Suspended::Text(text) => Message::Text(text),
                 Suspended::Binary(bytes) => Message::Binary(bytes),
             };
