@@ -119,6 +119,9 @@ limits! {
     subscriptions_per_user: u32 = 0, 0 => u32::MAX;
     /// How many subscriptions a WebSocket may hold. Beyond: `too_many_channels`.
     channels_per_connection: usize = 1_000, 1 => 100_000;
+    /// How many streams an HTTP/2 connection may carry at a time. Beyond: they wait, as the client was told.
+    /// Cost: each is a connection of `connections`, and takes some 1 KiB.
+    streams_per_connection: usize = 256, 1 => 100_000;
     /// How many channels a request may name. Beyond: `too_many_channels`.
     channels_per_request: usize = crate::cursor::Cursor::IDS_MAX, 1 => crate::cursor::Cursor::IDS_MAX;
     /// The largest `limit` of a poll.

@@ -4,6 +4,7 @@
 //! `hub` holds the logs, and the shard's `fanout` writes events to sockets. See ARCHITECTURE.md.
 
 mod access;
+mod certificates;
 pub mod client;
 mod clock;
 mod http;
@@ -15,9 +16,10 @@ mod schema;
 mod server;
 mod settings;
 mod shard;
+mod socket;
 mod sources;
 mod store;
-mod tls;
+mod trust;
 
 pub use access::token::check_token;
 pub use hub::{Channel, Hub, Located, Published, Snapshot, Unread};

@@ -136,6 +136,9 @@ fn serve(arguments: &Serve) -> anyhow::Result<ExitCode> {
     let server = Server::start(settings)?;
     let mut stdout = std::io::stdout();
     writeln!(stdout, "listening on http://{}", server.address())?;
+    if let Some(address) = server.tls_address() {
+        writeln!(stdout, "and on https://{address}")?;
+    }
     if let Some(address) = server.admin_address() {
         writeln!(stdout, "the admin API is at http://{address}")?;
     }

@@ -12,9 +12,10 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::access::Access;
+use crate::certificates::Certificates;
 use crate::clock::{Clock, wall_clock};
 use crate::hub::Hub;
-use crate::listener::{Listener, REFUSALS_MAX};
+use crate::listener::{Listener, Port, REFUSALS_MAX};
 use crate::metrics::ShardCounters;
 use crate::settings::Settings;
 use crate::shard::{self, Message, Shard, Shared};
@@ -55,6 +56,7 @@ impl Gauges {
 #[derive(Debug)]
 pub struct Server {
     address: SocketAddr,
+    tls_address: Option<SocketAddr>,
     admin_address: Option<SocketAddr>,
     hub: Arc<Hub>,
     access: Arc<Access>,
@@ -76,6 +78,9 @@ impl Server {
         let access = Arc::new(Access::new(&settings, clock)?);
         let socket = listen_at(settings.listen)?;
         let address = socket.local_addr()?;
+        let certificates = settings.tls.as_ref().map(Certificates::load).transpose()?;
+        let tls_socket = settings.tls.as_ref().map(|tls| listen_at(tls.listen)).transpose()?;
+        let tls_address = tls_socket.as_ref().map(TcpListener::local_addr).transpose()?;
         let admin_socket = settings.access.admin_listen.map(listen_at).transpose()?;
         let admin_address = admin_socket.as_ref().map(TcpListener::local_addr).transpose()?;
         let settings = Arc::new(settings);
@@ -97,9 +102,13 @@ impl Server {
             clock,
         });
         let mut shards = Vec::new();
-        let mut listeners = vec![Listener::new(socket, Arc::clone(&shared), false)?];
+        let mut listeners = vec![Listener::new(socket, Arc::clone(&shared), Port::Plain)?];
+        if let (Some(socket), Some(certificates)) = (tls_socket, &certificates) {
+            let port = Port::Tls(certificates.config()?);
+            listeners.push(Listener::new(socket, Arc::clone(&shared), port)?);
+        }
         if let Some(socket) = admin_socket {
-            listeners.push(Listener::new(socket, Arc::clone(&shared), true)?);
+            listeners.push(Listener::new(socket, Arc::clone(&shared), Port::Admin)?);
         }
         for (index, (poll, inbox)) in polls.into_iter().zip(inboxes).enumerate() {
             let shared = Arc::clone(&shared);
@@ -120,15 +129,23 @@ impl Server {
             Some((disk, totals)) => start_log(&hub, disk, totals)?,
             None => Vec::new(),
         };
+        if let Some(certificates) = certificates {
+            helpers.push(certificates.watch(Arc::clone(&stopping))?);
+        }
         if settings.demo {
             helpers.push(host::start(Arc::clone(&hub), Arc::clone(&stopping))?);
         }
-        Ok(Self { address, admin_address, hub, access, stopping, shards, helpers, durable })
+        Ok(Self { address, tls_address, admin_address, hub, access, stopping, shards, helpers, durable })
     }
 
     /// Where the server listens; the port that the system chose if it was asked to.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Where the server listens for TLS, if it does.
+    pub fn tls_address(&self) -> Option<SocketAddr> {
+        self.tls_address
     }
 
     /// Where the admin API is, if it has a port of its own.

@@ -10,6 +10,7 @@ mod commits;
 mod connection;
 mod event_stream;
 mod fanout;
+mod http2;
 mod inbox;
 mod leases;
 mod life;
@@ -30,11 +31,10 @@ mod wheel;
 
 use std::collections::{HashMap, VecDeque};
 use std::io;
-use std::net::Shutdown;
 use std::sync::Arc;
 use std::time::Duration;
 
-use mio::{Events, Interest, Poll, Token, Waker};
+use mio::{Events, Poll, Token, Waker};
 use slab::Slab;
 use tidewire_core::websocket::{Deflater, Inflater};
 use tidewire_core::{ChannelName, Event};
@@ -49,6 +49,7 @@ use crate::settings::Settings;
 use channels::LocalChannel;
 use commits::{Awaited, PausedBy};
 use connection::{Connection, Goodbye, Protocol};
+use http2::Woken;
 pub(crate) use inbox::{Inbox, Message};
 use pump::Mark;
 use watch::Rates;
@@ -118,6 +119,7 @@ pub(crate) struct Shard {
     deflater: Deflater,
     inflater: Inflater,
     stopping: bool,
+    woken: Arc<Woken>,
 }
 
 /// Makes a shard's poll and inbox, before its thread exists, so that the hub can know all inboxes.
@@ -161,6 +163,7 @@ impl Shard {
             deflater: Deflater::default(),
             inflater: Inflater::default(),
             stopping: false,
+            woken: Arc::default(),
         }
     }
 
@@ -182,6 +185,7 @@ impl Shard {
         let mut events = Events::with_capacity(EVENTS);
         let mut messages = Vec::new();
         while !(self.stopping && self.connections.is_empty()) {
+            self.queue_woken();
             let timeout = self.sleep_for();
             match self.poll.poll(&mut events, timeout) {
                 Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(error),
@@ -272,8 +276,7 @@ impl Shard {
         let id = entry.key();
         self.serial = self.serial.wrapping_add(1);
         let connection = entry.insert(Connection::new(socket, client, self.serial, self.now_ms, deadline_ms));
-        let interest = Interest::READABLE | Interest::WRITABLE;
-        if self.poll.registry().register(&mut connection.socket, Token(id), interest).is_err() {
+        if connection.socket.register(self.poll.registry(), Token(id)).is_err() {
             self.close(id as u32);
             return;
         }
@@ -330,13 +333,13 @@ impl Shard {
         if !connection.write_pending() {
             return self.close(id);
         }
-        if !connection.pending.is_empty() {
+        if !connection.is_free() {
             return;
         }
         let Protocol::Closing { shut, .. } = &mut connection.protocol else { return };
         let first = !std::mem::replace(shut, true);
         if first {
-            let _ = connection.socket.shutdown(Shutdown::Write);
+            connection.socket.shut_down();
         }
         if connection.ended {
             self.close(id);
@@ -354,6 +357,7 @@ impl Shard {
         let Some(connection) = self.connections.try_remove(id as usize) else { return };
         self.paused.retain(|(paused, _)| *paused != id);
         self.counters.close(connection.protocol.transport());
+        self.note_gone(id, &connection);
         self.log_closed(&connection);
         self.gauges.connections.fetch_sub(1, std::sync::atomic::Ordering::Relaxed);
         if self.connections.is_empty() {

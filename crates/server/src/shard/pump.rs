@@ -218,7 +218,7 @@ impl Shard {
         }
         connection.record.add_delivered(delivered);
         self.counters.add_delivered(delivered, taken);
-        if taken < out.len() {
+        if connection.blocked {
             let now_ms = self.now_ms;
             if let Some(liveness) = connection.protocol.liveness_mut() {
                 if taken > 0 {

@@ -64,6 +64,7 @@ impl Shard {
             Protocol::Snapshot(request) => at(request.deadline_ms, now_ms),
             Protocol::EventStream { liveness, .. } => liveness.poll_due(now_ms, limits, false),
             Protocol::WebSocket(websocket) => websocket.liveness.poll_due(now_ms, limits, true),
+            Protocol::Http2(http2) => http2.liveness.poll_due(now_ms, limits, true),
         };
         match due {
             Due::Nothing { until_ms } => self.arm_at(id, until_ms.min(lease_ends_ms.max(now_ms + 1))),
@@ -74,6 +75,10 @@ impl Shard {
     }
 
     fn send_heartbeat(&mut self, id: u32) {
+        if let Protocol::Http2(_) = self.connections[id as usize].protocol {
+            self.beat_http2(id);
+            return self.handle_timer(id); // the next one is planned
+        }
         let heartbeat = match self.connections[id as usize].protocol {
             Protocol::WebSocket(_) => encode_frame(OpCode::Ping, b""),
             _ => Bytes::from_static(sse::HEARTBEAT),
@@ -150,6 +155,7 @@ impl Shard {
             Protocol::Http { .. } | Protocol::Upload(_) | Protocol::Snapshot(_) => {
                 self.start_closing(id, Goodbye::quiet(CloseCode::GOING_AWAY));
             }
+            Protocol::Http2(_) => self.wind_down_http2(id),
             Protocol::Closing { .. } => {}
         }
     }

@@ -52,6 +52,9 @@ pub(super) const ROOT: Section = Section {
         /// How many threads serve connections.
         /// Cost: more than there are cores take time from each other.
         shards: Kind::Number { least: 1, most: 1024 }, Standard::Words("one for each core");
+        /// Whether HTTP/2 is spoken on `listen` to clients that begin with it ("h2c", with prior knowledge). Over TLS
+        /// it is offered always.
+        h2c: Kind::Truth, Standard::Truth(false);
         /// The web pages that may use this server with a browser's cookies or tokens: scheme, host and port are
         /// compared exactly; `https://*.example.com` is any host below it, `null` what has no origin (files,
         /// sandboxed frames), `*` all, without cookies. The server's own
@@ -69,9 +72,28 @@ pub(super) const ROOT: Section = Section {
         access::CALLBACK,
         access::PROXIES,
         access::ADMIN,
+        TLS,
         LIMITS,
         LOG,
     ],
+};
+
+const TLS: Section = Section {
+    name: "tls",
+    many: false,
+    needs: &["listen", "certificate_file", "key_file"],
+    text: "TLS 1.2 and 1.3, on a port besides `listen`. Both files are read again when they change, and new connections \
+           get what they hold then; those that are open stay.",
+    options: options! {
+        /// The address and port for TLS, such as `0.0.0.0:443`.
+        listen: Kind::Text(Form::Address), Standard::Words("not set: there is no TLS");
+        /// The file with the certificate and those that lead to its root, as PEM.
+        certificate_file: Kind::Text(Form::Path), Standard::Words("not set");
+        /// The file with the certificate's private key, as PEM.
+        /// Danger: whoever has it can pretend to be this server. It should be readable by its owner only.
+        key_file: Kind::Text(Form::Path), Standard::Words("not set");
+    },
+    sections: &[],
 };
 
 const HISTORY: Section = Section {
