@@ -28,6 +28,8 @@ pub(super) struct Http2 {
     streams: Vec<u32>,
     /// Since when there are none.
     idle_since_ms: u64,
+    /// When it is cut, once it takes no new streams.
+    pub(super) ends_ms: u64,
 }
 
 /// Connections that something happened to within the library that carries their streams.
@@ -76,6 +78,7 @@ impl Shard {
             liveness: Liveness::new(self.now_ms, limits, u64::from(id)),
             streams: Vec::new(),
             idle_since_ms: self.now_ms,
+            ends_ms: u64::MAX,
         };
         self.connections[id as usize].protocol = Protocol::Http2(Box::new(http2));
         self.arm_at(id, self.now_ms);
@@ -170,7 +173,7 @@ impl Shard {
         let (now_ms, idle_timeout_ms) = (self.now_ms, self.settings.limits.idle_timeout_ms);
         let Protocol::Http2(http2) = &mut self.connections[id as usize].protocol else { return };
         if http2.streams.is_empty() && now_ms >= http2.idle_since_ms + idle_timeout_ms {
-            http2.carrier.wind_down();
+            http2.carrier.end();
         } else {
             http2.carrier.ping();
         }
@@ -179,8 +182,13 @@ impl Shard {
 
     /// No new streams; those that are there say their own goodbyes.
     pub(super) fn wind_down_http2(&mut self, id: u32) {
+        // What its streams say at the end of their own time must still go out.
+        let close_timeout_ms = self.settings.limits.close_timeout_ms;
+        let ends_ms = self.now_ms + close_timeout_ms + close_timeout_ms / 4;
         if let Protocol::Http2(http2) = &mut self.connections[id as usize].protocol {
             http2.carrier.wind_down();
+            http2.ends_ms = ends_ms;
+            self.arm_at(id, ends_ms);
             self.queue(id);
         }
     }

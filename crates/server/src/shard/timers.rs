@@ -52,6 +52,10 @@ impl Shard {
         let connection = &mut self.connections[id as usize];
         let (now_ms, limits) = (self.now_ms, &self.settings.limits);
         let lease_ends_ms = connection.lease.as_ref().and_then(|lease| lease.ends_ms).unwrap_or(u64::MAX);
+        let carrier_ends_ms = match &connection.protocol {
+            Protocol::Http2(http2) => http2.ends_ms,
+            _ => u64::MAX,
+        };
         if lease_ends_ms <= now_ms && !matches!(connection.protocol, Protocol::Closing { .. }) {
             return self.end_lease(id);
         }
@@ -64,10 +68,14 @@ impl Shard {
             Protocol::Snapshot(request) => at(request.deadline_ms, now_ms),
             Protocol::EventStream { liveness, .. } => liveness.poll_due(now_ms, limits, false),
             Protocol::WebSocket(websocket) => websocket.liveness.poll_due(now_ms, limits, true),
+            Protocol::Http2(http2) if now_ms >= http2.ends_ms => Due::Silent,
             Protocol::Http2(http2) => http2.liveness.poll_due(now_ms, limits, true),
         };
         match due {
-            Due::Nothing { until_ms } => self.arm_at(id, until_ms.min(lease_ends_ms.max(now_ms + 1))),
+            Due::Nothing { until_ms } => {
+                let ends_ms = lease_ends_ms.min(carrier_ends_ms).max(now_ms + 1);
+                self.arm_at(id, until_ms.min(ends_ms));
+            }
             Due::Heartbeat => self.send_heartbeat(id),
             Due::Stalled => self.close_slow(id),
             Due::Silent => self.handle_expired(id),

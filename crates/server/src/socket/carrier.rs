@@ -22,6 +22,9 @@ const STREAM_BYTES_MAX: usize = 16 << 10;
 /// What all uploads of a connection may have on their way.
 const WINDOW_BYTES: u32 = 1 << 20;
 
+/// How many streams may be reset before they were looked at, and a client does nothing else (CVE-2023-44487).
+const RESETS_MAX: usize = 100;
+
 /// A request, and where its answer goes.
 pub(crate) type Opened = (Request<RecvStream>, SendResponse<Bytes>);
 
@@ -43,6 +46,8 @@ enum State {
 struct Pipe {
     incoming: Vec<u8>,
     outgoing: Vec<u8>,
+    /// There was more than fits `outgoing`.
+    is_full: bool,
     /// The peer sends nothing more.
     ended: bool,
 }
@@ -59,6 +64,7 @@ impl Carrier {
             .max_concurrent_streams(bounded(limits.streams_per_connection))
             .max_header_list_size(bounded(limits.head_bytes))
             .max_send_buffer_size(STREAM_BYTES_MAX)
+            .max_pending_accept_reset_streams(RESETS_MAX)
             .initial_connection_window_size(WINDOW_BYTES)
             .enable_connect_protocol()
             .handshake(End(Arc::clone(&pipe)));
@@ -83,6 +89,7 @@ impl Carrier {
     /// Goes on as far as it can. New streams come in `opened`, bytes for the peer in `out`. False once the
     /// connection is over.
     pub(crate) fn poll(&mut self, opened: &mut Vec<Opened>, out: &mut Vec<u8>) -> bool {
+        lock(&self.pipe).is_full = false;
         let is_open = self.advance(opened);
         let mut pipe = lock(&self.pipe);
         out.append(&mut pipe.outgoing);
@@ -116,7 +123,7 @@ impl Carrier {
 
     /// Whether more is to be written than the last poll gave.
     pub(crate) fn has_more(&self) -> bool {
-        matches!(self.state, State::Open(_)) && !lock(&self.pipe).outgoing.is_empty()
+        lock(&self.pipe).is_full
     }
 
     /// Asks the peer for a sign of life.
@@ -126,6 +133,14 @@ impl Carrier {
         // unanswered will do.
         let _ = pings.poll_pong(&mut Context::from_waker(&self.waker));
         let _ = pings.send_ping(h2::Ping::opaque());
+    }
+
+    /// Ends a connection that carries nothing.
+    pub(crate) fn end(&mut self) {
+        match &mut self.state {
+            State::Open(connection) => connection.abrupt_shutdown(h2::Reason::NO_ERROR),
+            _ => self.state = State::Over,
+        }
     }
 
     /// Takes no new streams; the connection is over once those that are there are.
@@ -161,6 +176,7 @@ impl AsyncWrite for End {
         let room = OUTGOING_BYTES_MAX.saturating_sub(pipe.outgoing.len());
         if room == 0 {
             // Whoever takes what is there polls it afterwards.
+            pipe.is_full = true;
             return Poll::Pending;
         }
         let taken = bytes.len().min(room);
