@@ -108,7 +108,7 @@ fn settings(root: &mut Table, checks: &mut Checks<'_>) -> Settings {
     let authenticates = access::authenticates(root, checks.sources);
     let listen = address(root, "listen").unwrap_or(SocketAddr::from(([127, 0, 0, 1], 8080)));
     let tls = tls(root.table("tls"), listen, checks);
-    let of_tls = tls.iter().map(|tls| (root.table("tls"), tls.listen));
+    let of_tls = address(root.table("tls"), "listen").map(|listen| (root.table("tls"), listen));
     for (table, listen) in [(&*root, listen)].into_iter().chain(of_tls) {
         if listen.ip().is_loopback() || authenticates || checks.sources.flags.insecure {
             continue;

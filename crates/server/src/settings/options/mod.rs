@@ -30,8 +30,8 @@ pub(super) const ROOT: Section = Section {
     options: options! {
         /// The address and port to listen on. Beyond this machine it is only taken where authentication is
         /// configured, or with `--insecure`.
-        /// Danger: whoever reaches the address reaches the server; there is no TLS yet, so tokens can be read on
-        /// the way unless a proxy in front ends it.
+        /// Danger: whoever reaches the address reaches the server; there is no TLS on it, so tokens can be read on
+        /// the way unless a proxy in front ends it; see `[tls]`.
         listen: Kind::Text(Form::Address), Standard::Text("127.0.0.1:8080");
         /// Whether to serve the demo page at `/`, and publish this machine's figures on the channel `host`, which
         /// is then in memory.
