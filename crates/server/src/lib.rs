@@ -7,6 +7,7 @@ mod access;
 mod certificates;
 pub mod client;
 mod clock;
+mod drain;
 mod http;
 mod hub;
 mod listener;
@@ -22,6 +23,7 @@ mod store;
 mod trust;
 
 pub use access::token::check_token;
+pub use drain::Drain;
 pub use hub::{Channel, Hub, Located, Published, Snapshot, Unread};
 pub use log::LogGuard;
 pub use server::Server;

@@ -138,6 +138,8 @@ fn settings(root: &mut Table, checks: &mut Checks<'_>) -> Settings {
         tls,
         shards: root.number("shards").and_then(|shards| usize::try_from(shards).ok()).unwrap_or(1),
         demo,
+        reuse_port: root.truth("reuse_port"),
+        may_leave_loopback: authenticates || checks.sources.flags.insecure,
         h2c: root.truth("h2c"),
         data,
         limits,

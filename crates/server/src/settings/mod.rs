@@ -42,6 +42,10 @@ pub struct Settings {
     pub shards: usize,
     /// Whether the demo page is served and this machine's figures are published on `host`.
     pub demo: bool,
+    /// Whether other servers may listen on the same port.
+    pub(crate) reuse_port: bool,
+    /// Whether others than this machine may come.
+    pub(crate) may_leave_loopback: bool,
     /// Whether HTTP/2 is spoken without TLS.
     pub(crate) h2c: bool,
     /// Where the log on disk is. `None` keeps everything in memory.

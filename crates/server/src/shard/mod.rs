@@ -59,6 +59,8 @@ const WAKE: Token = Token(usize::MAX);
 const LISTENER: Token = Token(usize::MAX - 1);
 /// How long one that cannot stay may take to ask why.
 const REFUSAL_MS: u64 = 2_000;
+/// How often to accept some more of those who wait, before the port is closed: as many as its queue holds.
+const ACCEPTS_AT_END: usize = 256;
 /// How much is read from a socket at once.
 const READ_BYTES: usize = 64 << 10;
 /// The most readiness events handled before the fan-out has its turn.
@@ -119,6 +121,10 @@ pub(crate) struct Shard {
     deflater: Deflater,
     inflater: Inflater,
     stopping: bool,
+    /// When whatever is still open is cut, once it is stopping.
+    stops_ms: u64,
+    /// How many clients were told to come back.
+    goodbyes: u64,
     woken: Arc<Woken>,
 }
 
@@ -163,6 +169,8 @@ impl Shard {
             deflater: Deflater::default(),
             inflater: Inflater::default(),
             stopping: false,
+            stops_ms: u64::MAX,
+            goodbyes: 0,
             woken: Arc::default(),
         }
     }
@@ -184,7 +192,7 @@ impl Shard {
     pub(crate) fn run(mut self) -> io::Result<()> {
         let mut events = Events::with_capacity(EVENTS);
         let mut messages = Vec::new();
-        while !(self.stopping && self.connections.is_empty()) {
+        while !(self.stopping && (self.connections.is_empty() || self.now_ms >= self.stops_ms)) {
             self.queue_woken();
             let timeout = self.sleep_for();
             match self.poll.poll(&mut events, timeout) {
@@ -216,7 +224,8 @@ impl Shard {
         if !idle || !self.inbox.fall_asleep() {
             return Some(Duration::ZERO);
         }
-        let due_ms = self.wheel.next_due_ms().into_iter().chain(self.accept_at_ms).min();
+        let stops_ms = Some(self.stops_ms).filter(|_| self.stopping);
+        let due_ms = self.wheel.next_due_ms().into_iter().chain(self.accept_at_ms).chain(stops_ms).min();
         let timer = due_ms.map(|due_ms| Duration::from_millis(due_ms.saturating_sub(self.clock.now_ms())));
         if self.paused.is_empty() { timer } else { Some(timer.map_or(PAUSE, |timer| timer.min(PAUSE))) }
     }
@@ -368,6 +377,12 @@ impl Shard {
     /// Tells all clients that the server goes away, and closes them.
     fn stop(&mut self) {
         self.stopping = true;
+        self.stops_ms = self.now_ms + self.settings.limits.drain_timeout_ms;
+        // Whoever waits to be accepted would be cut without a word when the port closes.
+        self.accept_at_ms = Some(self.now_ms);
+        for _ in 0..ACCEPTS_AT_END {
+            self.accept_waiting();
+        }
         for listener in std::mem::take(&mut self.listeners) {
             listener.close();
         }

@@ -52,6 +52,10 @@ pub(super) const ROOT: Section = Section {
         /// How many threads serve connections.
         /// Cost: more than there are cores take time from each other.
         shards: Kind::Number { least: 1, most: 1024 }, Standard::Words("one for each core");
+        /// Whether another server may listen on the same ports (`SO_REUSEPORT`), so that a new one can take over
+        /// before the old one drains. A log on disk is still one server's at a time.
+        /// Danger: a server that is started twice by mistake gets half of the connections.
+        reuse_port: Kind::Truth, Standard::Truth(false);
         /// Whether HTTP/2 is spoken on `listen` to clients that begin with it ("h2c", with prior knowledge). Over TLS
         /// it is offered always.
         h2c: Kind::Truth, Standard::Truth(false);
