@@ -27,6 +27,19 @@ fn read_until(wire: &mut Wire, mark: &[u8], times: usize) -> Outcome {
 }
 
 #[test]
+fn an_event_stream_ends_with_the_connection_and_has_no_other_end() -> Outcome {
+    let server = Server::start("")?;
+    let mut wire = Wire::connect(&server)?;
+    wire.send(SSE);
+    read_until(&mut wire, b"\nid:", 1)?;
+    let got = String::from_utf8_lossy(wire.bytes()).to_ascii_lowercase();
+    if got.contains("transfer-encoding") || got.contains("content-length") {
+        return Err(format!("an event stream is neither chunked nor has a length, got {got:?}"));
+    }
+    Ok(())
+}
+
+#[test]
 fn an_event_stream_gets_comments() -> Outcome {
     let server = Server::start(QUICK)?;
     let mut wire = Wire::connect(&server)?;
