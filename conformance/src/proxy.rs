@@ -185,6 +185,15 @@ impl Proxy {
         self.url.trim_start_matches("http://")
     }
 
+    /// Its children, which are other ones after a reload.
+    ///
+    /// # Errors
+    /// When `/proc` does not say.
+    pub fn children(&self) -> Result<String> {
+        let pid = self.child.id();
+        std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).map_err(|error| error.to_string())
+    }
+
     /// All that it wrote so far, whatever the file.
     pub fn log(&self) -> String {
         let is_log = |file: &PathBuf| file.extension().is_some_and(|extension| extension == "log");

@@ -228,6 +228,21 @@ fn while_the_server_is_away_clients_are_told_to_come_back() -> Outcome {
 }
 
 #[test]
+fn a_reload_of_nginx_cuts_nobody() -> Outcome {
+    let (server, proxy) = behind(Kind::Nginx, "", &Variant::default())?;
+    let mut before = subscribe(&proxy, 1, "")?.ok_or("not let in")?;
+    let workers = proxy.children()?;
+    proxy.signal("-HUP")?;
+    wait_until("there are new workers", Duration::from_secs(10), || {
+        proxy.children().is_ok_and(|now| now.split(' ').any(|pid| !workers.contains(pid)))
+    })?;
+    let mut after = subscribe(&proxy, 1, "")?.ok_or("not let in")?;
+    publish(&server.url, "a", b"after the reload")?;
+    before.read_until(b"after the reload", 1)?;
+    after.read_until(b"after the reload", 1)
+}
+
+#[test]
 fn no_ticket_is_in_the_logs_of_the_proxy() -> Outcome {
     through_each(|kind| {
         let (_server, proxy) = behind(kind, "", &Variant::default())?;
