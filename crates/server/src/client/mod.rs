@@ -18,6 +18,7 @@ mod sender;
 mod session;
 mod socket_sender;
 mod sse_parser;
+mod stream;
 mod subscribe;
 mod transport;
 mod watcher;
