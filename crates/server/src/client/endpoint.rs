@@ -80,6 +80,11 @@ impl Endpoint {
         Ok(endpoint)
     }
 
+    /// The token, if there is one.
+    pub(super) fn token(&self) -> Option<&str> {
+        self.token.as_ref().map(|token| token.0.as_str())
+    }
+
     /// The value of `Authorization`, if there is a token.
     pub(super) fn authorization(&self) -> Option<String> {
         self.token.as_ref().map(|token| format!("Bearer {}", token.0))
@@ -137,7 +142,7 @@ impl Endpoint {
 }
 
 /// Percent-encodes all but the unreserved characters of RFC 3986, and `:`, which paths and queries take.
-fn encoded(text: &str) -> String {
+pub(super) fn encoded(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for byte in text.bytes() {
         if byte.is_ascii_alphanumeric() || b"-_.~:".contains(&byte) {

@@ -55,6 +55,17 @@ impl Stream {
     }
 }
 
+/// What the other side chooses out of `protocols` (ALPN), if anything.
+pub(super) fn negotiated(
+    endpoint: &Endpoint,
+    protocols: &[&[u8]],
+    silence_max: Duration,
+) -> io::Result<Option<Vec<u8>>> {
+    let config = crate::tls::client(protocols).map_err(io::Error::other)?;
+    let tls = secured(endpoint, tcp(endpoint, silence_max)?, config)?;
+    Ok(tls.conn.alpn_protocol().map(<[u8]>::to_vec))
+}
+
 fn tcp(endpoint: &Endpoint, silence_max: Duration) -> io::Result<TcpStream> {
     let mut last = io::Error::new(io::ErrorKind::NotFound, "the host name has no address");
     for address in endpoint.host_and_port().to_socket_addrs()? {
