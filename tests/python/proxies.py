@@ -34,6 +34,7 @@ http {{
 HAPROXY = """
 global
     maxconn 256
+    {tuning}
 defaults
     mode http
     timeout connect 5s
@@ -88,12 +89,12 @@ def nginx(directory, server, http="", listen=""):
     return Proxy(directory, make)
 
 
-def haproxy(directory, upstream, frontend="", backend="", defaults="", sections="", server=""):
+def haproxy(directory, upstream, frontend="", backend="", defaults="", sections="", server="", tuning=""):
     """HAProxy with these lines in its sections."""
 
     def make(directory, port, descriptor):
         config = directory / "haproxy.cfg"
-        parts = {"frontend": frontend, "backend": backend, "defaults": defaults, "sections": sections}
+        parts = {"frontend": frontend, "backend": backend, "defaults": defaults, "sections": sections, "tuning": tuning}
         config.write_text(HAPROXY.format(descriptor=descriptor, upstream=upstream, server=server, **parts))
         return ["/usr/sbin/haproxy", "-db", "-f", str(config)], {}
 
@@ -101,10 +102,10 @@ def haproxy(directory, upstream, frontend="", backend="", defaults="", sections=
 
 
 class Relay:
-    """Passes bytes on, and cuts each connection `seconds` after it came."""
+    """Passes bytes on, answers through `rewrite`, and cuts each connection `seconds` after it came."""
 
-    def __init__(self, host, port, seconds):
-        self.target, self.seconds = (host, port), seconds
+    def __init__(self, host, port, seconds, rewrite=bytes):
+        self.target, self.seconds, self.rewrite = (host, port), seconds, rewrite
         self.listening = socket.create_server(("127.0.0.1", 0), backlog=128)
         self.url = f"http://127.0.0.1:{self.listening.getsockname()[1]}"
         threading.Thread(target=self.accept, daemon=True).start()
@@ -117,8 +118,8 @@ class Relay:
                 return
             far = socket.create_connection(self.target)
             pair = (near, far)
-            for source, sink in (pair, pair[::-1]):
-                threading.Thread(target=copy, args=(source, sink, []), daemon=True).start()
+            for arguments in ((near, far), (far, near, self.rewrite)):
+                threading.Thread(target=copy, args=arguments, daemon=True).start()
             timer = threading.Timer(self.seconds, cut, pair)
             timer.daemon = True
             timer.start()
@@ -129,10 +130,11 @@ class Relay:
 
 
 class StaleStreams:
-    """A cache that keeps event streams: who asks for one again gets what the first one had, and no more."""
+    """A cache that keeps event streams: who asks for one again gets what the first one had, and no more. What counts
+    of a request is `key` of it."""
 
-    def __init__(self, host, port):
-        self.target, self.kept = (host, port), {}
+    def __init__(self, host, port, key):
+        self.target, self.key, self.kept = (host, port), key, {}
         self.listening = socket.create_server(("127.0.0.1", 0), backlog=128)
         self.url = f"http://127.0.0.1:{self.listening.getsockname()[1]}"
         threading.Thread(target=self.accept, daemon=True).start()
@@ -149,7 +151,7 @@ class StaleStreams:
         request = b""
         while b"\r\n\r\n" not in request:
             request += near.recv(65536)
-        key = request.split(b"\r\n")[0] if b"text/event-stream" in request else None
+        key = self.key(request) if b"text/event-stream" in request else None
         if key in self.kept:
             near.sendall(b"".join(self.kept[key]))
             near.recv(1)
@@ -157,20 +159,24 @@ class StaleStreams:
         kept = self.kept.setdefault(key, []) if key else []
         far = socket.create_connection(self.target)
         far.sendall(request)
-        threading.Thread(target=copy, args=(near, far, []), daemon=True).start()
-        copy(far, near, kept)
+        threading.Thread(target=copy, args=(near, far), daemon=True).start()
+
+        def keep(data):
+            kept.append(data)
+            return data
+
+        copy(far, near, keep)
 
     def stop(self):
         self.listening.shutdown(socket.SHUT_RDWR)
         self.listening.close()
 
 
-def copy(source, sink, kept):
-    """Passes bytes on until either end is gone, and keeps them."""
+def copy(source, sink, rewrite=bytes):
+    """Passes bytes on until either end is gone."""
     try:
         while data := source.recv(65536):
-            kept.append(data)
-            sink.sendall(data)
+            sink.sendall(rewrite(data))
     except OSError:
         pass
     cut(source, sink)

@@ -68,8 +68,12 @@ def cut_after(seconds):
     return lambda directory, upstream: Relay(*upstream.split(":"), seconds)
 
 
-def with_stale_streams(directory, upstream):
-    return StaleStreams(*upstream.split(":"))
+def in_http_1_0(directory, upstream):
+    return Relay(*upstream.split(":"), 60, lambda data: data.replace(b"HTTP/1.1 2", b"HTTP/1.0 2"))
+
+
+def with_stale_streams(key):
+    return lambda directory, upstream: StaleStreams(*upstream.split(":"), key)
 
 
 class Case:
@@ -218,7 +222,23 @@ CASES = {
         server="authenticated",
         arguments=["--token-file", "/dev/null"],
     ),
-    "stale_streams": Case(with_stale_streams, ("stream_cached", "sse")),
+    "haproxy_swallowed": Case(
+        through_haproxy(
+            tuning="tune.bufsize 4000000",
+            backend="http-response wait-for-body time 60s at-least 3m if { res.hdr(Content-Type) text/event-stream }",
+        ),
+        ("events_missing", "sse"),
+    ),
+    "nginx_compressed_and_buffered": Case(
+        through_nginx(
+            "gzip on; gzip_types text/event-stream; gzip_proxied any; gzip_min_length 1;",
+            "proxy_ignore_headers X-Accel-Buffering;",
+        ),
+        ("response_buffered", "sse"),
+    ),
+    "old_answers": Case(in_http_1_0, ("http_version", "all"), arguments=[]),
+    "stale_streams": Case(with_stale_streams(lambda request: request.split(b"\r\n")[0]), ("stream_cached", "sse")),
+    "stale_streams_by_header": Case(with_stale_streams(bytes), ("stream_cached", "sse")),
     "short_lives": Case(
         cut_after(2.7),
         *all_of("stream_cut", ["websocket", "sse"]),

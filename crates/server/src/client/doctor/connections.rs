@@ -4,14 +4,16 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::faults::Fault;
-use super::line::{Line, Request};
+use super::line::{Answer, Line, Request, Trouble};
 use super::record::Way;
 use super::visit::{Visit, describe, page};
 
 /// How long each request is held.
 const HOLD: Duration = Duration::from_secs(1);
-/// An answer that took longer waited for another's.
-const QUEUED: Duration = Duration::from_millis(1800);
+/// An answer that took so much longer than the quickest waited for another's.
+const QUEUED: Duration = Duration::from_millis(800);
+/// The most answers that are waited for, one after the other.
+const QUEUE_MAX: usize = 10;
 
 /// What became of requests that were held at once.
 #[derive(Debug, Default)]
@@ -67,10 +69,10 @@ fn hold(visit: &mut Visit, count: usize) -> Outcome {
         })
         .collect();
     let endpoint = &visit.endpoint;
-    let deadline = Instant::now() + HOLD * u32::try_from(count).unwrap_or(u32::MAX) + Duration::from_secs(2);
+    let began = Instant::now();
+    let deadline = began + HOLD.mul_f64(count.min(QUEUE_MAX) as f64) + Duration::from_secs(2);
     let ask = |path: &str| {
         let request = Request { method: "GET", path, ..Request::default() };
-        let began = Instant::now();
         let answer = Line::ask(endpoint, &request).and_then(|mut line| line.answer(deadline));
         (answer, began.elapsed())
     };
@@ -78,6 +80,14 @@ fn hold(visit: &mut Visit, count: usize) -> Outcome {
         let asking: Vec<_> = paths.iter().map(|path| scope.spawn(|| ask(path))).collect();
         asking.into_iter().filter_map(|thread| thread.join().ok()).collect()
     });
+    judge(answers)
+}
+
+/// Sorts the answers, each with how long it took.
+fn judge(answers: Vec<(Result<Answer, Trouble>, Duration)>) -> Outcome {
+    let quickest = answers.iter().filter(|(answer, _)| answer.is_ok()).map(|(_, took)| *took);
+    // What was refused came sooner, and what was held took its time at least.
+    let queued = quickest.filter(|took| *took >= HOLD).min().unwrap_or(HOLD) + QUEUED;
     let mut outcome = Outcome::default();
     for (answer, took) in answers {
         let failure = match &answer {
@@ -85,7 +95,7 @@ fn hold(visit: &mut Visit, count: usize) -> Outcome {
             Err(trouble) => Some(trouble.to_string()),
         };
         match failure {
-            None if took < QUEUED => outcome.served += 1,
+            None if took < queued => outcome.served += 1,
             None => outcome.queued += 1,
             Some(told) => {
                 outcome.refused += 1;

@@ -54,7 +54,7 @@ faults! {
         "HAProxy": "take out `http-request del-header Upgrade`, `del-header Connection` and the like; by itself it passes both on",
     ]
     UpgradeRefused "upgrade_refused" Problem
-    "Something before the server answers the WebSocket handshake, and not with 101." [
+    "Something before the server answers the WebSocket handshake, and not as a WebSocket does." [
         "nginx": "no `deny`, `return` or `limit_except` for `/v1/ws` and `/v1/channels/`",
         "HAProxy": "no `http-request deny` for `{ hdr(Upgrade) -i websocket }`",
     ]

@@ -7,11 +7,11 @@ use std::time::{Duration, Instant};
 use tungstenite::{Error, Message};
 
 use super::faults::Fault;
-use super::line::{Piece, Request};
+use super::line::{Line, Piece, Request, Trouble};
 use super::record::Way;
 use super::socket::{handshake, read, socket};
 use super::stream::ACCEPT;
-use super::visit::{Visit, describe, page, seconds};
+use super::visit::{PATIENCE, Visit, describe, page, seconds};
 
 /// How long Tidewire's own clients let a long poll wait.
 const LONG_POLL_WAIT: Duration = Duration::from_secs(25);
@@ -259,15 +259,15 @@ fn leave_stream(visit: &Visit, path: &str, until: Instant) -> (Outcome, Silences
 fn leave_poll(visit: &Visit, path: &str, wait: Duration) -> (Outcome, Silences) {
     let silences = Silences::begin();
     let request = Request { method: "GET", path, ..Request::default() };
-    let until = Instant::now() + wait + super::visit::PATIENCE;
-    let answer = super::line::Line::ask(&visit.endpoint, &request).and_then(|mut line| line.answer(until));
+    let until = Instant::now() + wait + PATIENCE;
+    let answer = Line::ask(&visit.endpoint, &request).and_then(|mut line| line.answer(until));
     let outcome = match answer {
         Ok(answer) => match page(&answer) {
             Ok(_) => Outcome::Held,
             Err(_) if matches!(answer.head.status, 408 | 502 | 504) => Outcome::Cut(describe(&answer)),
             Err(why) => Outcome::Deaf(format!("a long poll: {why}")),
         },
-        Err(super::line::Trouble::Closed(_)) => Outcome::Cut("the connection was closed".to_owned()),
+        Err(Trouble::Closed(_)) => Outcome::Cut("the connection was closed".to_owned()),
         Err(trouble) => Outcome::Deaf(trouble.to_string()),
     };
     (outcome, silences)

@@ -41,7 +41,7 @@ pub struct DoctorArguments {
     /// Where the server is, as its users reach it: through their proxies.
     #[arg(env = "TIDEWIRE_URL", default_value = "http://127.0.0.1:8080")]
     url: String,
-    /// The channel to publish to and read; by default a new one for each run.
+    /// The channel to publish to and read; by default one of its own, which it deletes if it may.
     #[arg(long)]
     channel: Option<String>,
     /// Where pages that use the server come from, as in https://app.example.com.
@@ -61,7 +61,7 @@ pub struct DoctorArguments {
     #[arg(long, conflicts_with = "idle")]
     quick: bool,
     /// How many requests are held at once, to see whether the path has room for them.
-    #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u16).range(2..=1000))]
+    #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u16).range(2..=500))]
     connections: u16,
     /// Print one JSON object.
     #[arg(long)]
@@ -85,6 +85,9 @@ pub(super) fn run(arguments: &DoctorArguments) -> Result<ExitCode, Failure> {
         return Err(Failure::Usage(format!("{}: {why}", arguments.url)));
     }
     examine(&mut visit, arguments);
+    if arguments.channel.is_none() {
+        visit.tidy();
+    }
     let place = Place { url: &arguments.url, channel: &visit.channel };
     if arguments.json {
         print(&format!("{:#}\n", report::json(place, &visit.record)))?;

@@ -44,7 +44,11 @@ pub(super) fn examine_origins(visit: &mut Visit, page: Option<&str>) {
 fn examine_stranger(visit: &mut Visit) -> bool {
     let origin = stranger();
     let Some(answer) = get(visit, &format!("Origin: {origin}\r\n")) else { return true };
-    if is_refusal(&answer, "origin_not_allowed") || answer.head.status != 200 {
+    if is_refusal(&answer, "origin_not_allowed") {
+        return true;
+    }
+    if answer.head.status != 200 {
+        visit.record.skip("whether pages that may not are kept out", describe(&answer));
         return true;
     }
     let allowed: Vec<&str> = answer.head.fields(ALLOW_ORIGIN).collect();

@@ -11,9 +11,11 @@ use super::record::Way;
 use super::visit::{LATE, PATIENCE, Sent, Visit, describe, seconds};
 use crate::client::sse_parser::{Message, SseParser};
 
-/// Events that push out what a buffer on the path holds, and how large each is.
-const FILLERS: usize = 8;
-const FILLER_BYTES: usize = 16 << 10;
+/// The sizes of events that push out what a buffer on the path holds: first little, then much.
+const FILLERS: [[usize; 8]; 2] = [[16 << 10; 8], [128 << 10; 8]];
+
+/// What asks for an answer as it is.
+const PLAIN: &str = "Accept-Encoding: identity\r\n";
 
 /// What `EventSource` sends.
 pub(super) const ACCEPT: &str = "Accept: text/event-stream\r\nCache-Control: no-cache\r\n";
@@ -103,23 +105,45 @@ fn is_stream(head: &Head) -> bool {
 
 /// Runs the probe.
 pub(super) fn examine(visit: &mut Visit) {
-    let Some((mut line, mut head)) = open(visit, BROWSER_ENCODINGS) else { return };
-    if let Some(coding) = head.as_ref().and_then(Head::compression) {
+    let Some((line, as_browser)) = open(visit, BROWSER_ENCODINGS) else { return };
+    let coding = as_browser.as_ref().and_then(Head::compression);
+    let mut reader = Some(Reader::new(line)).filter(|_| as_browser.is_some() && coding.is_none());
+    let earlier = reader.as_mut().and_then(|reader| reader.next(Instant::now() + PATIENCE));
+    // Where there is little room, it takes the next one's.
+    drop(reader);
+    if let Some(coding) = coding {
         let observed = format!(
             "to a client that takes it, as browsers do, the stream comes with Content-Encoding: {coding}"
         );
         visit.record.find(Fault::CompressedStream, Way::Sse, observed);
-        // All else is looked at without.
-        let Some(plain) = open(visit, "Accept-Encoding: identity\r\n") else { return };
-        (line, head) = plain;
     }
+    if earlier.is_some() && visit.publishes && publish(visit, "sse").is_none() {
+        return;
+    }
+    // All else is looked at without compression, which would hide what comes when.
+    let earlier = earlier.filter(|_| visit.publishes).unwrap_or_default();
+    examine_plain(visit, &earlier.last_event_id);
+    if as_browser.is_none() && visit.record.has_seen(Way::Sse) {
+        let observed = format!(
+            "to a client that takes compressed answers, as browsers do, nothing came within {}; to one that does not, \
+             events do",
+            seconds(PATIENCE)
+        );
+        visit.record.find(Fault::CompressedStream, Way::Sse, observed);
+    }
+}
+
+/// A stream without compression. `earlier` is where one began before an event was published.
+fn examine_plain(visit: &mut Visit, earlier: &str) {
+    let Some((line, mut head)) = open(visit, PLAIN) else { return };
     let mut reader = Reader::new(line);
-    let mut opened = false;
-    if head.is_some() {
-        opened = reader.next(Instant::now() + PATIENCE).is_some();
+    let opening = head.as_ref().and_then(|_| reader.next(Instant::now() + PATIENCE));
+    let begin = opening.as_ref().map(|message| message.last_event_id.clone()).unwrap_or_default();
+    if is_stale(visit, &begin, earlier) {
+        return;
     }
     if !visit.publishes || !visit.has_room_for_two() {
-        if opened {
+        if opening.is_some() {
             visit.record.see(Way::Sse, "the stream opens");
         } else {
             let observed = format!("the beginning of the stream did not come within {}", seconds(PATIENCE));
@@ -143,35 +167,39 @@ pub(super) fn examine(visit: &mut Visit) {
     }
     drop(reader);
     examine_resuming(visit, &sent);
-    examine_again(visit, &sent);
+    examine_again(visit, &begin);
 }
 
 /// An event did not come: is it held back until more does?
-fn examine_silence(visit: &mut Visit, mut reader: Reader, has_head: bool, sent: &Sent) {
+fn examine_silence(visit: &mut Visit, mut reader: Reader, mut has_head: bool, sent: &Sent) {
     let start = visit.start.clone();
     let is_there = start.is_some_and(|start| visit.page(&start).is_ok_and(|page| page.has(&sent.id)));
-    let waited = sent.known.elapsed();
-    let filler = format!("\"{}\"", "x".repeat(FILLER_BYTES - 2));
-    let fillers = (0..FILLERS).take_while(|_| visit.publish_data(filler.as_bytes()).is_ok()).count();
-    let until = Instant::now() + PATIENCE;
-    let has_head = has_head || reader.line.head(until).is_ok();
-    let what = if has_head { "an event" } else { "not even the head of the answer, and so no event," };
-    if has_head && reader.first_of(&[&sent.id], until).is_some() {
-        let observed = format!(
-            "an event did not come within {}, and did once {} more bytes had been published after it",
-            seconds(waited),
-            fillers * FILLER_BYTES
-        );
-        visit.record.find(Fault::ResponseBuffered, Way::Sse, observed);
-    } else {
-        let there = if is_there { "; polls show that it is in the log" } else { "" };
-        let (waited, bytes) = (seconds(sent.known.elapsed()), fillers * FILLER_BYTES);
-        let observed = format!(
-            "{what} came within {waited}, although {bytes} more bytes were published after it{there}"
-        );
-        visit.record.find(Fault::EventsMissing, Way::Sse, observed);
-    }
+    let waited = seconds(sent.known.elapsed());
+    let mut bytes = 0;
     visit.record.skip("whether sse resumes", "no event comes in time");
+    for sizes in FILLERS {
+        for size in sizes {
+            let filler = format!("\"{}\"", "x".repeat(size - 2));
+            if visit.publish_data(filler.as_bytes()).is_ok() {
+                bytes += size;
+            }
+        }
+        let until = Instant::now() + PATIENCE;
+        has_head = has_head || reader.line.head(until).is_ok();
+        if has_head && reader.first_of(&[&sent.id], until).is_some() {
+            let observed = format!(
+                "an event did not come within {waited}, and did once {bytes} more bytes had been published after it"
+            );
+            return visit.record.find(Fault::ResponseBuffered, Way::Sse, observed);
+        }
+    }
+    let what = if has_head { "an event" } else { "an event, and even the head of the answer," };
+    let there = if is_there { "; polls show that it is in the log" } else { "" };
+    let waited = seconds(sent.known.elapsed());
+    let observed = format!(
+        "{what} did not come within {waited}, although {bytes} more bytes were published after it{there}"
+    );
+    visit.record.find(Fault::EventsMissing, Way::Sse, observed);
 }
 
 /// Does a stream begin after its `Last-Event-ID`? What was published before it was opened must come before what
@@ -179,7 +207,7 @@ fn examine_silence(visit: &mut Visit, mut reader: Reader, has_head: bool, sent: 
 fn examine_resuming(visit: &mut Visit, first: &Sent) {
     const WHAT: &str = "whether sse resumes";
     let Some(missed) = publish(visit, WHAT) else { return };
-    let Some((line, Some(_))) = open(visit, &format!("Last-Event-ID: {}\r\n", first.id)) else {
+    let Some((line, Some(_))) = open(visit, &format!("{PLAIN}Last-Event-ID: {}\r\n", first.id)) else {
         return visit.record.skip(WHAT, "the second stream did not open in time");
     };
     let mut reader = Reader::new(line);
@@ -205,26 +233,26 @@ fn examine_resuming(visit: &mut Visit, first: &Sent) {
     }
 }
 
-/// Is a stream that begins now one's own? An event from before must not be in it.
-fn examine_again(visit: &mut Visit, old: &Sent) {
+/// Is a stream that begins now one's own?
+fn examine_again(visit: &mut Visit, earlier: &str) {
     const WHAT: &str = "whether sse is cached";
-    let Some((line, Some(_))) = open(visit, "") else {
+    let Some((line, Some(_))) = open(visit, PLAIN) else {
         return visit.record.skip(WHAT, "another stream did not open in time");
     };
-    let mut reader = Reader::new(line);
-    let until = Instant::now() + PATIENCE;
-    let Some(opening) = reader.next(until) else {
-        return visit.record.skip(WHAT, "another stream did not begin in time");
-    };
-    reader.waiting.push_front(opening);
-    let Some(new) = publish(visit, WHAT) else { return };
-    match reader.first_of(&[&old.id, &new.id], until) {
-        Some(0) => {
-            let observed =
-                format!("a stream from now on began with {}, which an earlier one had already", old.id);
-            visit.record.find(Fault::StreamCached, Way::Sse, observed);
-        }
-        Some(_) => {}
-        None => visit.record.skip(WHAT, "no event came in time"),
+    match Reader::new(line).next(Instant::now() + PATIENCE) {
+        Some(opening) => drop(is_stale(visit, &opening.last_event_id, earlier)),
+        None => visit.record.skip(WHAT, "another stream did not begin in time"),
     }
+}
+
+/// Whether a stream begins where an `earlier` one did, although an event was published between the two.
+fn is_stale(visit: &mut Visit, opening: &str, earlier: &str) -> bool {
+    if earlier.is_empty() || opening != earlier {
+        return false;
+    }
+    let observed = format!(
+        "a stream from now on begins at {opening}, where one had begun before an event was published: it is that one"
+    );
+    visit.record.find(Fault::StreamCached, Way::Sse, observed);
+    true
 }

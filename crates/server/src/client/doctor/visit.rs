@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::line::{Answer, Head, Line, Request, Trouble};
 use super::record::Record;
-use crate::client::endpoint::Endpoint;
+use crate::client::endpoint::{Endpoint, encoded};
 
 /// How long the doctor waits for what should come at once. What is slower is as good as broken to its users.
 pub(super) const PATIENCE: Duration = Duration::from_secs(3);
@@ -94,7 +94,7 @@ impl Visit {
     /// The path of the channel's events, with a query whose parameters are joined by `&`.
     pub(super) fn events(&self, query: &str) -> String {
         let mark = if query.is_empty() { "" } else { "?" };
-        format!("/v1/channels/{}/events{mark}{query}", crate::client::endpoint::encoded(&self.channel))
+        format!("/v1/channels/{}/events{mark}{query}", encoded(&self.channel))
     }
 
     /// A `limit` that was not used lately: what makes an address one that no cache knows.
@@ -118,7 +118,7 @@ impl Visit {
     pub(super) fn exchange(&self, request: &Request<'_>) -> Result<Answer, Trouble> {
         let until = Instant::now() + PATIENCE;
         loop {
-            let answer = Line::ask(&self.endpoint, request)?.answer(until);
+            let answer = Line::ask(&self.endpoint, request)?.answer(Instant::now() + PATIENCE);
             match &answer {
                 Ok(answer) if self.is_refusal(answer.head.status) && Instant::now() < until => {
                     std::thread::sleep(Duration::from_millis(20));
@@ -137,7 +137,7 @@ impl Visit {
         let until = Instant::now() + PATIENCE;
         loop {
             let mut line = Line::ask(&self.endpoint, request)?;
-            let head = line.head(until);
+            let head = line.head(Instant::now() + PATIENCE);
             match &head {
                 Ok(head) if self.is_refusal(head.status) && Instant::now() < until => {
                     std::thread::sleep(Duration::from_millis(20));
@@ -145,6 +145,13 @@ impl Visit {
                 _ => return Ok((line, head)),
             }
         }
+    }
+
+    /// Deletes the channel, if the server lets one: it is nobody else's.
+    pub(super) fn tidy(&self) {
+        let path = format!("/v1/channels/{}", encoded(&self.channel));
+        let request = Request { method: "DELETE", path: &path, ..Request::default() };
+        drop(self.exchange(&request));
     }
 
     /// What the channel holds after `since`, past all caches.
