@@ -11,7 +11,9 @@ use clap::{Args, Parser, Subcommand};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag::register_conditional_shutdown;
 use signal_hook::iterator::Signals;
-use tidewire::client::{self, BenchArguments, HistoryArguments, PublishArguments, SubscribeArguments};
+use tidewire::client::{
+    self, BenchArguments, DoctorArguments, HistoryArguments, PublishArguments, SubscribeArguments,
+};
 use tidewire::{Flags, Server, Settings};
 
 /// Real-time delivery: one ordered log per channel, over WebSocket, SSE, long polling and short polling.
@@ -36,6 +38,8 @@ enum Command {
     History(HistoryArguments),
     /// Measure the four patterns side by side against a running server.
     Bench(BenchArguments),
+    /// Find out what on the way to a server breaks which transport, and what mends it.
+    Doctor(DoctorArguments),
     /// Check or show the configuration, and what can be in it.
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -100,6 +104,7 @@ fn main() -> ExitCode {
         Some(Command::Sub(arguments)) => return client::subscribe(&arguments),
         Some(Command::History(arguments)) => return client::history(&arguments),
         Some(Command::Bench(arguments)) => return client::bench(&arguments),
+        Some(Command::Doctor(arguments)) => return client::doctor(&arguments),
         Some(Command::Config(command)) => config(&command),
         Some(Command::Check { data }) => check(&data),
         Some(Command::Token(TokenCommand::Check { config })) => check_token(&config),

@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use rustls::crypto::aws_lc_rs;
+use rustls::ClientConfig;
+use rustls::crypto::{CryptoProvider, aws_lc_rs};
+use rustls_platform_verifier::BuilderVerifierExt;
 use ureq::tls::{RootCerts, TlsConfig, TlsProvider};
 
 /// The system's certificates, so that an authority of one's own is added where all programs find it. The
@@ -11,6 +13,20 @@ pub(crate) fn of_the_machine() -> TlsConfig {
     TlsConfig::builder()
         .provider(TlsProvider::Rustls)
         .root_certs(RootCerts::PlatformVerifier)
-        .unversioned_rustls_crypto_provider(Arc::new(aws_lc_rs::default_provider()))
+        .unversioned_rustls_crypto_provider(provider())
         .build()
+}
+
+/// The same for a connection without the HTTP library. `protocols` are offered by ALPN, the best first.
+pub(crate) fn client(protocols: &[&[u8]]) -> Result<Arc<ClientConfig>, rustls::Error> {
+    let mut config = ClientConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()?
+        .with_platform_verifier()?
+        .with_no_client_auth();
+    config.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
+    Ok(Arc::new(config))
+}
+
+fn provider() -> Arc<CryptoProvider> {
+    Arc::new(aws_lc_rs::default_provider())
 }
