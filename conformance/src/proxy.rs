@@ -148,9 +148,11 @@ impl Proxy {
     /// When it does not listen within 10 s.
     pub fn start(kind: Kind, server: &str, variant: &Variant) -> Result<Self> {
         // Between finding a free port and taking it, another may.
-        (0..3).fold(Err(String::new()), |outcome, _| {
-            outcome.or_else(|_| Self::try_start(kind, server, variant))
-        })
+        let mut outcome = Self::try_start(kind, server, variant);
+        for _ in 0..2 {
+            outcome = outcome.or_else(|_| Self::try_start(kind, server, variant));
+        }
+        outcome
     }
 
     fn try_start(kind: Kind, server: &str, variant: &Variant) -> Result<Self> {

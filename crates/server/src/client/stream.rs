@@ -34,7 +34,7 @@ impl Stream {
         let config = match CONFIG.get() {
             Some(config) => Arc::clone(config),
             None => {
-                let config = crate::tls::client(&[HTTP_1_1]).map_err(io::Error::other)?;
+                let config = crate::trust::client(&[HTTP_1_1]).map_err(io::Error::other)?;
                 Arc::clone(CONFIG.get_or_init(|| config))
             }
         };
@@ -61,7 +61,7 @@ pub(super) fn negotiated(
     protocols: &[&[u8]],
     silence_max: Duration,
 ) -> io::Result<Option<Vec<u8>>> {
-    let config = crate::tls::client(protocols).map_err(io::Error::other)?;
+    let config = crate::trust::client(protocols).map_err(io::Error::other)?;
     let tls = secured(endpoint, tcp(endpoint, silence_max)?, config)?;
     Ok(tls.conn.alpn_protocol().map(<[u8]>::to_vec))
 }
