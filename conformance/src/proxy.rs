@@ -18,7 +18,7 @@ pub const ADDRESS: &str = "127.0.0.8";
 /// What a server behind one is told: its word on where a client is counts. They all reach it from here.
 pub const TRUSTING: &str = "proxies.trusted = [\"127.0.0.1\"]\nproxies.header = \"x-forwarded-for\"\n";
 
-/// A proxy for which a configuration is shipped.
+/// A proxy: one for which a configuration is shipped, or the one that speaks HTTP/2 to the server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Kind {
     /// `deploy/nginx.conf`.
@@ -27,11 +27,15 @@ pub enum Kind {
     Haproxy,
     /// `deploy/Caddyfile`.
     Caddy,
+    /// `conformance/nghttpx.conf`: what comes over HTTP/1.1 goes on over HTTP/2.
+    Nghttpx,
 }
 
 impl Kind {
+    /// Those for which a configuration is shipped.
+    pub const SHIPPED: [Self; 3] = [Self::Nginx, Self::Haproxy, Self::Caddy];
     /// Every one.
-    pub const ALL: [Self; 3] = [Self::Nginx, Self::Haproxy, Self::Caddy];
+    pub const ALL: [Self; 4] = [Self::Nginx, Self::Haproxy, Self::Caddy, Self::Nghttpx];
 
     /// The name of its program, which cases use too.
     pub fn name(self) -> &'static str {
@@ -39,6 +43,7 @@ impl Kind {
             Self::Nginx => "nginx",
             Self::Haproxy => "haproxy",
             Self::Caddy => "caddy",
+            Self::Nghttpx => "nghttpx",
         }
     }
 
@@ -47,7 +52,12 @@ impl Kind {
             Self::Nginx => "nginx.conf",
             Self::Haproxy => "haproxy.cfg",
             Self::Caddy => "Caddyfile",
+            Self::Nghttpx => "nghttpx.conf",
         }
+    }
+
+    fn folder(self) -> &'static str {
+        if self == Self::Nghttpx { "" } else { "../deploy" }
     }
 
     /// What must be another in a test: where it listens, and its files.
@@ -70,6 +80,7 @@ impl Kind {
                 ("admin localhost:2019", "admin off".to_owned()),
                 ("/var/log/caddy/", format!("{directory}/")),
             ],
+            Self::Nghttpx => vec![("127.0.0.8,3000", format!("{ADDRESS},{port}"))],
         }
     }
 
@@ -79,12 +90,16 @@ impl Kind {
             Self::Nginx => ("# server 127.0.0.1:8081", format!("server {authority}")),
             Self::Haproxy => ("# server two 127.0.0.1:8081", format!("server two {authority}")),
             Self::Caddy => ("# to 127.0.0.1:8081", format!("to {authority}")),
+            Self::Nghttpx => {
+                ("workers=1", format!("workers=1\nbackend={};;proto=h2", authority.replace(':', ",")))
+            }
         }
     }
 
     /// What sends each client to one server always.
     fn sticky(self) -> [(&'static str, String); 2] {
         match self {
+            Self::Nghttpx => [("", String::new()), ("", String::new())],
             Self::Nginx => {
                 [("least_conn;", String::new()), ("# hash $remote_addr", "hash $remote_addr".to_owned())]
             }
@@ -110,6 +125,7 @@ impl Kind {
                 command.args(["-g", "daemon off;", "-e", "stderr", "-p"]).arg(directory).arg("-c").arg(config)
             }
             Self::Haproxy => command.args(["-db", "-f"]).arg(config),
+            Self::Nghttpx => command.arg(format!("--conf={}", config.display())),
             Self::Caddy => command
                 .args(["run", "--adapter", "caddyfile", "--config"])
                 .arg(config)
@@ -235,11 +251,14 @@ impl Drop for Proxy {
 
 /// The shipped file with what is another here. Each of it must be there.
 fn config_text(kind: Kind, server: &str, variant: &Variant, port: u16, directory: &Path) -> Result<String> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy").join(kind.file());
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(kind.folder()).join(kind.file());
     let mut text = String::from_utf8_lossy(&scratch::read(&path)?).into_owned();
     let mut changes = kind.places(port, directory);
     changes.extend(variant.second.as_ref().map(|second| kind.second(second)));
-    changes.push(("127.0.0.1:8080", server.to_owned()));
+    match kind {
+        Kind::Nghttpx => changes.push(("127.0.0.1,8080", server.replace(':', ","))),
+        _ => changes.push(("127.0.0.1:8080", server.to_owned())),
+    }
     if variant.sticky {
         changes.extend(kind.sticky());
     }

@@ -60,7 +60,7 @@ impl Fronts {
             return Ok(Arc::clone(proxy));
         }
         // A server of its own: some cases fill theirs.
-        let own = format!("# behind {}\n{TRUSTING}{config}", kind.name());
+        let own = format!("# behind {}\nh2c = {}\n{TRUSTING}{config}", kind.name(), kind == Kind::Nghttpx);
         let server = self.servers.with(&own, Log::Memory)?;
         let proxy = Arc::new(Proxy::start(kind, server.authority(), &Variant::default())?);
         running.insert((kind, config.to_owned()), Arc::clone(&proxy));
