@@ -2,7 +2,7 @@
 #   docker build -t tidewire .
 #   docker run -p 8080:8080 -v tidewire:/var/lib/tidewire -v ./tidewire.toml:/etc/tidewire/tidewire.toml:ro tidewire
 # The configuration must say who may come (`auth`), or Tidewire refuses to listen beyond the container. Whether it is
-# ready: GET /readyz. `docker stop` lets it say goodbye; its ten seconds are enough.
+# ready: GET /readyz. `docker stop -t 40` lets it drain (limits.drain_timeout_ms).
 
 FROM rust:1.95-bookworm AS build
 WORKDIR /source
