@@ -5,11 +5,9 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::{Args, Parser, Subcommand};
 use signal_hook::consts::{SIGINT, SIGTERM};
-use signal_hook::flag::register_conditional_shutdown;
 use signal_hook::iterator::Signals;
 use tidewire::client::{
     self, BenchArguments, DoctorArguments, HistoryArguments, PublishArguments, SubscribeArguments,
@@ -140,10 +138,6 @@ fn serve(arguments: &Serve) -> anyhow::Result<ExitCode> {
     let settings = arguments.settings()?;
     let _log = settings.start_log()?;
     // Before the port is bound: whoever sees it bound may send the signal.
-    let told_once = Arc::new(AtomicBool::new(false));
-    for signal in [SIGTERM, SIGINT] {
-        register_conditional_shutdown(signal, 1, Arc::clone(&told_once))?;
-    }
     let mut signals = Signals::new([SIGTERM, SIGINT])?;
     let server = Server::start(settings)?;
     let mut stdout = std::io::stdout();
@@ -159,10 +153,13 @@ fn serve(arguments: &Serve) -> anyhow::Result<ExitCode> {
     std::thread::spawn({
         let drain = Arc::clone(&drain);
         move || {
-            for _ in signals.forever() {
+            let mut told = signals.forever();
+            if told.next().is_some() {
                 drain.ask();
-                // Whoever says so twice does not want to wait.
-                told_once.store(true, Ordering::SeqCst);
+            }
+            // Whoever says so twice does not want to wait.
+            if told.next().is_some() {
+                signal_hook::low_level::exit(1);
             }
         }
     });
