@@ -205,19 +205,19 @@ impl Connection {
         Written::All
     }
 
-    /// Writes what is pending, as far as it goes. False if the connection is broken.
-    pub(super) fn write_pending(&mut self) -> bool {
+    /// Writes what is pending, as far as it goes; gives how many bytes went. `None` if the connection is broken.
+    pub(super) fn write_pending(&mut self) -> Option<usize> {
         if self.pending.is_empty() || self.blocked {
-            return true;
+            return Some(0);
         }
         let pending = std::mem::take(&mut self.pending);
         match self.write(&pending) {
-            Written::All => true,
+            Written::All => Some(pending.len()),
             Written::Part(taken) => {
                 self.pending = pending.slice(taken..);
-                true
+                Some(taken)
             }
-            Written::Broken => false,
+            Written::Broken => None,
         }
     }
 
