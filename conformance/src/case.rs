@@ -19,7 +19,8 @@ use serde::Deserialize;
 
 use crate::Result;
 use crate::client::TRANSPORTS;
-use crate::event::Kind;
+use crate::event;
+use crate::proxy::Kind;
 
 /// A file of cases.
 #[derive(Debug, Deserialize)]
@@ -52,6 +53,9 @@ pub struct Case {
     /// Why the case is not for logs on disk, if it is not.
     #[serde(default)]
     pub memory_only: Option<String>,
+    /// Proxies through which the case cannot hold, each with why.
+    #[serde(default)]
+    pub not_through: BTreeMap<String, String>,
     /// What happens.
     pub steps: Vec<Step>,
 }
@@ -113,7 +117,7 @@ pub struct Publish {
     /// Likewise, bytes in hexadecimal.
     pub hex: Option<String>,
     /// What kind readers must see, if not the one that the data was given as.
-    pub kind: Option<Kind>,
+    pub kind: Option<event::Kind>,
     /// The content type to send; empty: none.
     pub content_type: Option<String>,
     /// The content type that readers must see; empty: none.
@@ -306,6 +310,11 @@ pub fn load(directory: &Path) -> Result<Vec<Case>> {
         let stem = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
         for mut case in file.case {
             case.routes().map_err(|error| wrong(&path, &error))?;
+            if let Some(name) =
+                case.not_through.keys().find(|name| !Kind::ALL.iter().any(|kind| kind.name() == *name))
+            {
+                return Err(wrong(&path, &format!("no proxy {name:?}")));
+            }
             case.name = format!("{stem}/{}", case.name);
             cases.push(case);
         }

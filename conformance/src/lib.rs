@@ -13,6 +13,7 @@ pub mod http;
 pub mod launch;
 pub mod model;
 pub mod pattern;
+pub mod proxy;
 pub mod random;
 pub mod runner;
 pub mod scratch;

@@ -2,8 +2,10 @@
 //! Knows enough of HTTP/1 to cut answers apart; must not be used where a library would do.
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::{Shutdown, TcpStream};
+use std::net::{IpAddr, Shutdown, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
+
+use socket2::{Domain, Socket, Type};
 
 use crate::Result;
 use crate::http::Answer;
@@ -24,6 +26,27 @@ impl Wire {
     pub fn connect(server: &Server) -> Result<Self> {
         let stream =
             TcpStream::connect(server.authority()).map_err(|error| format!("cannot connect: {error}"))?;
+        Self::over(stream)
+    }
+
+    /// Connects to a `HOST:PORT` from this address of the machine: another client, as far as anybody can tell.
+    ///
+    /// # Errors
+    /// When it cannot.
+    pub fn connect_from(client: IpAddr, authority: &str) -> Result<Self> {
+        let to: SocketAddr = authority.parse().map_err(|error| format!("{authority}: {error}"))?;
+        let connect = || {
+            let socket = Socket::new(Domain::for_address(to), Type::STREAM, None)?;
+            socket.bind(&SocketAddr::new(client, 0).into())?;
+            socket.connect(&to.into())?;
+            Ok(socket.into())
+        };
+        Self::over(
+            connect().map_err(|error: std::io::Error| format!("cannot connect from {client}: {error}"))?,
+        )
+    }
+
+    fn over(stream: TcpStream) -> Result<Self> {
         stream.set_write_timeout(Some(Duration::from_secs(5))).map_err(|error| error.to_string())?;
         Ok(Self { stream, bytes: Vec::new(), ended: false })
     }
@@ -79,6 +102,22 @@ impl Wire {
             self.read(deadline);
         }
         Ok(std::mem::take(&mut self.bytes))
+    }
+
+    /// Reads until these bytes are there so many times.
+    ///
+    /// # Errors
+    /// When they are not within 8 s, or the peer closes before.
+    pub fn read_until(&mut self, mark: &[u8], times: usize) -> Result<()> {
+        let deadline = Instant::now() + Duration::from_secs(8);
+        while memchr::memmem::find_iter(&self.bytes, mark).count() < times {
+            if self.ended || Instant::now() > deadline {
+                let (mark, got) = (String::from_utf8_lossy(mark), String::from_utf8_lossy(&self.bytes));
+                return Err(format!("expected {mark:?} {times} times in {got:?}"));
+            }
+            self.read(deadline);
+        }
+        Ok(())
     }
 
     /// Reads what comes until there is some, the end or the deadline.

@@ -7,7 +7,7 @@ import { join } from 'node:path';
 
 const BINARY = process.env.TIDEWIRE_BIN ?? new URL('../../target/debug/tidewire', import.meta.url).pathname;
 
-/** @returns a running server: its `url`, `publish(channel, data, headers)`, and `stop()`. */
+/** @returns a running server: its `url` (`secure`: the one over TLS), `publish(channel, data, headers)`, and `stop()`. */
 export async function start({ config = '', port = 0 } = {}) {
   const file = join(mkdtempSync(join(tmpdir(), 'tidewire-')), 'tidewire.toml');
   writeFileSync(file, config);
@@ -16,15 +16,17 @@ export async function start({ config = '', port = 0 } = {}) {
     stdio: ['ignore', 'pipe', 'inherit'],
     env: { ...process.env, TIDEWIRE_LOG__LEVEL: 'warn' },
   });
+  const lines = config.includes('[tls]') ? /^listening on (\S+)\nand on (\S+)\n/ : /^listening on (\S+)\n/;
   let line = '';
   for await (const piece of child.stdout) {
     line += piece;
-    if (line.includes('\n')) break;
+    if (lines.test(line)) break;
   }
-  const url = /^listening on (\S+)\n$/.exec(line)?.[1];
+  const [, url, secure] = lines.exec(line) ?? [];
   if (!url) throw new Error(`the server did not start: ${line}`);
   return {
     url,
+    secure,
     port: Number(new URL(url).port),
     async publish(channel, data, headers = { 'Content-Type': 'application/json' }) {
       const answer = await fetch(`${url}/v1/channels/${channel}/events`, { method: 'POST', body: data, headers });

@@ -156,7 +156,6 @@ fn check_head(fields: &[(String, String)]) -> Result<()> {
         ("content-type", Some("text/event-stream")),
         ("cache-control", Some("no-cache")),
         ("x-accel-buffering", Some("no")),
-        ("transfer-encoding", None),
         ("content-length", None),
     ] {
         let got = field(name).map(|value| value.split(';').next().unwrap_or(value));
@@ -167,7 +166,11 @@ fn check_head(fields: &[(String, String)]) -> Result<()> {
             ));
         }
     }
-    Ok(())
+    // That it ends with the connection is the server's own doing; a proxy in between may chunk it.
+    match field("transfer-encoding") {
+        None | Some("chunked") => Ok(()),
+        Some(other) => Err(format!("an event stream with the transfer encoding {other:?}")),
+    }
 }
 
 fn item(block: Block, many: bool) -> Result<Option<Item>> {

@@ -1,7 +1,7 @@
 //! The WebSocket with an envelope, over tungstenite: one socket, a subscription per channel.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::io::ErrorKind;
+use std::io::{ErrorKind, Read};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
@@ -129,11 +129,17 @@ pub fn connect(
     // Small buffers: some tests hold thousands of sockets.
     let config = WebSocketConfig::default().read_buffer_size(8 << 10).write_buffer_size(0);
     stream.set_read_timeout(Some(Duration::from_secs(10))).map_err(|error| error.to_string())?;
+    let mut same_stream = stream.try_clone().map_err(|error| error.to_string())?;
     match tungstenite::client::client_with_config(request, stream, Some(config)) {
         Ok((socket, _)) => Ok(Ok(socket)),
         Err(tungstenite::HandshakeError::Failure(Error::Http(response))) => {
-            let body = response.body().as_deref().unwrap_or_default();
-            super::refusal(response.status().as_u16(), body).map(Err)
+            // It takes only what came along with the head.
+            let mut body = response.body().clone().unwrap_or_default();
+            let length = response.headers().get("content-length").and_then(|value| value.to_str().ok());
+            let length = length.and_then(|value| value.parse::<usize>().ok()).unwrap_or_default();
+            let left = length.saturating_sub(body.len()) as u64;
+            same_stream.by_ref().take(left).read_to_end(&mut body).map_err(|error| error.to_string())?;
+            super::refusal(response.status().as_u16(), &body).map(Err)
         }
         Err(error) => Err(format!("handshake of {path}: {error}")),
     }

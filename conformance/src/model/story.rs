@@ -157,7 +157,7 @@ impl Story {
         if self.world.flights.of(channel).count() >= UNKNOWN_MAX {
             self.settle(channel)?;
         }
-        self.note(format!("publish on {}: {}", self.name(channel), format!("{draft:?}")));
+        self.note(format!("publish on {}: {draft:?}", self.name(channel)));
         let (url, names) = (self.world.url(), self.world.names());
         self.world.flights.send(&url, &names, channel, draft, &mut self.random)
     }

@@ -80,7 +80,7 @@ limits! {
     /// Danger: longer than a proxy's or router's idle timeout, connections break without a word.
     heartbeat_ms: u64 = 25_000, 50 => DAY_MS;
     /// How long a socket may take nothing while there is something to send. Beyond: it is closed (4001,
-    /// resumable).
+    /// resumable). A peer that acknowledges nothing for this and `close_timeout_ms` is given up by the kernel.
     stall_timeout_ms: u64 = 30_000, 50 => DAY_MS;
     /// How many events a subscriber of a channel in memory whose socket is full may lag behind. Beyond: it is
     /// closed (4001, resumable). Of a channel on disk, only `stall_timeout_ms` ends a slow one. With less than
@@ -88,6 +88,14 @@ limits! {
     lag_events: u64 = 10_000, 1 => ANY;
     /// How long a closing connection may take to say goodbye. Beyond: it is cut.
     close_timeout_ms: u64 = 5_000, 50 => DAY_MS;
+    /// How long `/readyz` says no before ports are closed, when the server is told to drain: as long as the load
+    /// balancer needs to look.
+    drain_notice_ms: u64 = 0, 0 => DAY_MS;
+    /// Over how long clients are spread that are told to reconnect when the server drains: each gets its own delay.
+    /// Danger: all that come within a short one come to the servers that stay at once.
+    drain_window_ms: u64 = 3_000, 0 => DAY_MS;
+    /// How long draining may take after ports are closed. Beyond: what is still open is cut, and the server ends.
+    drain_timeout_ms: u64 = 30_000, 50 => DAY_MS;
     /// The longest that a long poll may ask to be held.
     wait_ms: u64 = 60_000, 0 => DAY_MS;
     /// How many connections are served at a time. Beyond: 503 and closed. Never more than the file descriptors
@@ -119,6 +127,9 @@ limits! {
     subscriptions_per_user: u32 = 0, 0 => u32::MAX;
     /// How many subscriptions a WebSocket may hold. Beyond: `too_many_channels`.
     channels_per_connection: usize = 1_000, 1 => 100_000;
+    /// How many streams an HTTP/2 connection may carry at a time. Beyond: they wait, as the client was told.
+    /// Cost: each is a connection of `connections`, and takes some 1 KiB.
+    streams_per_connection: usize = 256, 1 => 100_000;
     /// How many channels a request may name. Beyond: `too_many_channels`.
     channels_per_request: usize = crate::cursor::Cursor::IDS_MAX, 1 => crate::cursor::Cursor::IDS_MAX;
     /// The largest `limit` of a poll.

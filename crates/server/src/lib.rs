@@ -4,8 +4,10 @@
 //! `hub` holds the logs, and the shard's `fanout` writes events to sockets. See ARCHITECTURE.md.
 
 mod access;
+mod certificates;
 pub mod client;
 mod clock;
+mod drain;
 mod http;
 mod hub;
 mod listener;
@@ -15,11 +17,13 @@ mod schema;
 mod server;
 mod settings;
 mod shard;
+mod socket;
 mod sources;
 mod store;
-mod tls;
+mod trust;
 
 pub use access::token::check_token;
+pub use drain::Drain;
 pub use hub::{Channel, Hub, Located, Published, Snapshot, Unread};
 pub use log::LogGuard;
 pub use server::Server;

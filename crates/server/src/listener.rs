@@ -8,12 +8,14 @@ use std::sync::atomic::Ordering;
 
 use mio::net::TcpStream;
 use mio::{Interest, Registry, Token};
+use rustls::ServerConfig;
 use tidewire_core::rate::Limited;
 
 use crate::access::addresses::Admission;
 
 use crate::server::Gauges;
 use crate::shard::{Inbox, Message, Shared};
+use crate::socket::{Socket, Tls};
 
 /// How long to wait when the system has no more file descriptors or memory.
 pub(crate) const EXHAUSTED_PAUSE_MS: u64 = 20;
@@ -27,10 +29,20 @@ pub(crate) struct Listener {
     socket: mio::net::TcpListener,
     shared: Arc<Shared>,
     inboxes: Vec<Arc<Inbox>>,
-    /// It is the port of the admin API.
-    is_admin: bool,
+    port: Port,
     /// The shard that gets the next connection. Shard 0 is the owner.
     next: usize,
+}
+
+/// What a port is for.
+#[derive(Debug, Clone)]
+pub(crate) enum Port {
+    /// Clients.
+    Plain,
+    /// Clients, over TLS.
+    Tls(Arc<ServerConfig>),
+    /// The admin API.
+    Admin,
 }
 
 /// What is left to do after some were accepted.
@@ -47,7 +59,7 @@ pub(crate) enum Waiting {
 /// A connection for the owner.
 #[derive(Debug)]
 pub(crate) struct Accepted {
-    pub(crate) socket: TcpStream,
+    pub(crate) socket: Socket,
     /// Who is at its other end.
     pub(crate) address: SocketAddr,
     /// It came to the port of the admin API.
@@ -100,10 +112,10 @@ pub(crate) enum Refusal {
 impl Listener {
     /// Takes over a bound socket whose `TCP_NODELAY` is set, which connections inherit: frames are complete
     /// when they are written, and waiting for more would only delay them.
-    pub(crate) fn new(socket: TcpListener, shared: Arc<Shared>, is_admin: bool) -> io::Result<Self> {
+    pub(crate) fn new(socket: TcpListener, shared: Arc<Shared>, port: Port) -> io::Result<Self> {
         socket.set_nonblocking(true)?;
         let inboxes = shared.hub.inboxes().to_vec();
-        Ok(Self { socket: mio::net::TcpListener::from_std(socket), shared, inboxes, is_admin, next: 0 })
+        Ok(Self { socket: mio::net::TcpListener::from_std(socket), shared, inboxes, port, next: 0 })
     }
 
     pub(crate) fn register(&mut self, registry: &Registry, token: Token) -> io::Result<()> {
@@ -124,11 +136,19 @@ impl Listener {
     }
 
     fn hand_over(&mut self, socket: TcpStream, address: SocketAddr, own: &mut Vec<Accepted>) {
+        let is_admin = matches!(self.port, Port::Admin);
+        let socket = match &self.port {
+            Port::Plain | Port::Admin => Socket::Tcp(socket),
+            Port::Tls(config) => match Tls::new(socket, config) {
+                Ok(tls) => Socket::Tls(Box::new(tls)),
+                Err(_) => return,
+            },
+        };
         let gauges = &self.shared.gauges;
         let open = gauges.connections.fetch_add(1, Ordering::Relaxed);
         let (admission, refusal) = match self.admit(address.ip().to_canonical()) {
             // Whoever runs the server gets in when it is full, too.
-            _ if self.is_admin => (None, None),
+            _ if is_admin => (None, None),
             _ if open >= gauges.connections_max => (None, Some(Refusal::Full)),
             Ok(admission) => (admission, None),
             Err(limited) => (None, Some(Refusal::Limited(limited))),
@@ -143,7 +163,7 @@ impl Listener {
                 }
             },
         };
-        let accepted = Accepted { socket, address, on_admin_port: self.is_admin, admission, refused };
+        let accepted = Accepted { socket, address, on_admin_port: is_admin, admission, refused };
         let shard = self.next;
         self.next = (shard + 1) % self.inboxes.len();
         match shard {

@@ -36,6 +36,8 @@ pub(crate) fn start(settings: LogSettings) -> anyhow::Result<LogGuard> {
     // Libraries have their say only about what is wrong: what they tell otherwise may hold what nobody should see.
     let filter = Targets::new()
         .with_default(LevelFilter::from_level(Level::WARN.min(level)))
+        // This one tells of what peers do wrong, as often as they like.
+        .with_target("h2", LevelFilter::OFF)
         .with_target(env!("CARGO_CRATE_NAME"), level);
     let lines = fmt::layer().with_writer(writer).with_target(false).with_ansi(false);
     let lines = match settings.format {

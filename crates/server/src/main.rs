@@ -4,11 +4,16 @@ use std::io::Write;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::{Args, Parser, Subcommand};
 use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::flag::register_conditional_shutdown;
 use signal_hook::iterator::Signals;
-use tidewire::client::{self, BenchArguments, HistoryArguments, PublishArguments, SubscribeArguments};
+use tidewire::client::{
+    self, BenchArguments, DoctorArguments, HistoryArguments, PublishArguments, SubscribeArguments,
+};
 use tidewire::{Flags, Server, Settings};
 
 /// Real-time delivery: one ordered log per channel, over WebSocket, SSE, long polling and short polling.
@@ -33,6 +38,8 @@ enum Command {
     History(HistoryArguments),
     /// Measure the four patterns side by side against a running server.
     Bench(BenchArguments),
+    /// Find out what on the way to a server breaks which transport, and what mends it.
+    Doctor(DoctorArguments),
     /// Check or show the configuration, and what can be in it.
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -97,6 +104,7 @@ fn main() -> ExitCode {
         Some(Command::Sub(arguments)) => return client::subscribe(&arguments),
         Some(Command::History(arguments)) => return client::history(&arguments),
         Some(Command::Bench(arguments)) => return client::bench(&arguments),
+        Some(Command::Doctor(arguments)) => return client::doctor(&arguments),
         Some(Command::Config(command)) => config(&command),
         Some(Command::Check { data }) => check(&data),
         Some(Command::Token(TokenCommand::Check { config })) => check_token(&config),
@@ -132,15 +140,33 @@ fn serve(arguments: &Serve) -> anyhow::Result<ExitCode> {
     let settings = arguments.settings()?;
     let _log = settings.start_log()?;
     // Before the port is bound: whoever sees it bound may send the signal.
+    let told_once = Arc::new(AtomicBool::new(false));
+    for signal in [SIGTERM, SIGINT] {
+        register_conditional_shutdown(signal, 1, Arc::clone(&told_once))?;
+    }
     let mut signals = Signals::new([SIGTERM, SIGINT])?;
     let server = Server::start(settings)?;
     let mut stdout = std::io::stdout();
     writeln!(stdout, "listening on http://{}", server.address())?;
+    if let Some(address) = server.tls_address() {
+        writeln!(stdout, "and on https://{address}")?;
+    }
     if let Some(address) = server.admin_address() {
         writeln!(stdout, "the admin API is at http://{address}")?;
     }
     stdout.flush()?;
-    signals.forever().next();
+    let drain = server.drain();
+    std::thread::spawn({
+        let drain = Arc::clone(&drain);
+        move || {
+            for _ in signals.forever() {
+                drain.ask();
+                // Whoever says so twice does not want to wait.
+                told_once.store(true, Ordering::SeqCst);
+            }
+        }
+    });
+    drain.wait();
     server.stop()?;
     Ok(ExitCode::SUCCESS)
 }

@@ -7,15 +7,18 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use tidewire_core::Timestamp;
+use tidewire_core::limits::Limits;
 
 use crate::access::Access;
+use crate::certificates::Certificates;
 use crate::clock::{Clock, wall_clock};
+use crate::drain::{Drain, Given};
 use crate::hub::Hub;
-use crate::listener::{Listener, REFUSALS, REFUSALS_MAX};
+use crate::listener::{Listener, Port, REFUSALS, REFUSALS_MAX};
 use crate::metrics::ShardCounters;
 use crate::settings::Settings;
 use crate::shard::{self, Message, Shard, Shared};
@@ -43,6 +46,7 @@ pub(crate) struct Gauges {
     pub(crate) refused: [AtomicU64; REFUSALS.len()],
     /// Connections that are being told why they cannot stay.
     pub(crate) refusals: AtomicUsize,
+    pub(crate) drain: Arc<Drain>,
     /// The most connections: `limits.connections`, or what the system's file descriptors allow.
     pub(crate) connections_max: usize,
     pub(crate) started: Timestamp,
@@ -52,10 +56,13 @@ pub(crate) struct Gauges {
 #[derive(Debug)]
 pub struct Server {
     address: SocketAddr,
+    tls_address: Option<SocketAddr>,
     admin_address: Option<SocketAddr>,
     hub: Arc<Hub>,
     access: Arc<Access>,
     stopping: Arc<AtomicBool>,
+    drain: Arc<Drain>,
+    notice: Duration,
     shards: Vec<JoinHandle<std::io::Result<()>>>,
     helpers: Vec<JoinHandle<()>>,
     /// Those who write to the log on disk and read from it.
@@ -71,9 +78,19 @@ impl Server {
         let durable = open_log(&settings)?;
         let clock = Clock::start();
         let access = Arc::new(Access::new(&settings, clock)?);
-        let socket = listen_at(settings.listen)?;
+        let mut given = Given::take();
+        let socket = listen_at(settings.listen, given.next()?, &settings)?;
         let address = socket.local_addr()?;
-        let admin_socket = settings.access.admin_listen.map(listen_at).transpose()?;
+        let certificates = settings.tls.as_ref().map(Certificates::load).transpose()?;
+        let tls_socket = match &settings.tls {
+            Some(tls) => Some(listen_at(tls.listen, given.next()?, &settings)?),
+            None => None,
+        };
+        let tls_address = tls_socket.as_ref().map(TcpListener::local_addr).transpose()?;
+        let admin_socket = match settings.access.admin_listen {
+            Some(listen) => Some(listen_at(listen, given.next()?, &settings)?),
+            None => None,
+        };
         let admin_address = admin_socket.as_ref().map(TcpListener::local_addr).transpose()?;
         let settings = Arc::new(settings);
         let polls: Vec<_> = (0..settings.shards).map(|_| shard::prepare()).collect::<Result<_, _>>()?;
@@ -84,9 +101,12 @@ impl Server {
             connections: AtomicUsize::new(0),
             refused: Default::default(),
             refusals: AtomicUsize::new(0),
+            drain: Arc::default(),
             connections_max: settings.limits.connections.min(descriptors_for_connections()),
             started: wall_clock(),
         });
+        let (drain, notice) =
+            (Arc::clone(&gauges.drain), Duration::from_millis(settings.limits.drain_notice_ms));
         let shared = Arc::new(Shared {
             hub: Arc::clone(&hub),
             settings: Arc::clone(&settings),
@@ -95,9 +115,13 @@ impl Server {
             clock,
         });
         let mut shards = Vec::new();
-        let mut listeners = vec![Listener::new(socket, Arc::clone(&shared), false)?];
+        let mut listeners = vec![Listener::new(socket, Arc::clone(&shared), Port::Plain)?];
+        if let (Some(socket), Some(certificates)) = (tls_socket, &certificates) {
+            let port = Port::Tls(certificates.config()?);
+            listeners.push(Listener::new(socket, Arc::clone(&shared), port)?);
+        }
         if let Some(socket) = admin_socket {
-            listeners.push(Listener::new(socket, Arc::clone(&shared), true)?);
+            listeners.push(Listener::new(socket, Arc::clone(&shared), Port::Admin)?);
         }
         for (index, (poll, inbox)) in polls.into_iter().zip(inboxes).enumerate() {
             let shared = Arc::clone(&shared);
@@ -118,10 +142,25 @@ impl Server {
             Some((disk, totals)) => start_log(&hub, disk, totals)?,
             None => Vec::new(),
         };
+        if let Some(certificates) = certificates {
+            helpers.push(certificates.watch(Arc::clone(&stopping))?);
+        }
         if settings.demo {
             helpers.push(host::start(Arc::clone(&hub), Arc::clone(&stopping))?);
         }
-        Ok(Self { address, admin_address, hub, access, stopping, shards, helpers, durable })
+        Ok(Self {
+            address,
+            tls_address,
+            admin_address,
+            hub,
+            access,
+            stopping,
+            drain,
+            notice,
+            shards,
+            helpers,
+            durable,
+        })
     }
 
     /// Where the server listens; the port that the system chose if it was asked to.
@@ -129,16 +168,29 @@ impl Server {
         self.address
     }
 
+    /// Where the server listens for TLS, if it does.
+    pub fn tls_address(&self) -> Option<SocketAddr> {
+        self.tls_address
+    }
+
     /// Where the admin API is, if it has a port of its own.
     pub fn admin_address(&self) -> Option<SocketAddr> {
         self.admin_address
     }
 
-    /// Stops accepting, says goodbye to all clients, and waits until they are gone or out of time.
+    /// What asks the server to drain, from any thread.
+    pub fn drain(&self) -> Arc<Drain> {
+        Arc::clone(&self.drain)
+    }
+
+    /// Drains: says by `/readyz` that it goes away, stops accepting, tells all clients when to come back, and waits
+    /// until they are gone or out of time.
     ///
     /// # Errors
     /// If a shard had failed.
     pub fn stop(self) -> anyhow::Result<()> {
+        self.drain.ask();
+        std::thread::sleep(self.notice);
         self.stopping.store(true, Ordering::Relaxed);
         // The shard that listens closes the port, and then tells the others.
         self.hub.inboxes()[0].push(Message::Stop);
@@ -187,19 +239,53 @@ fn start_log(hub: &Arc<Hub>, disk: Arc<Disk>, totals: Totals) -> anyhow::Result<
     Ok(threads)
 }
 
-fn listen_at(address: SocketAddr) -> anyhow::Result<TcpListener> {
-    bind(address).with_context(|| format!("cannot listen on {address}; is another program there?"))
+fn listen_at(
+    address: SocketAddr,
+    given: Option<TcpListener>,
+    settings: &Settings,
+) -> anyhow::Result<TcpListener> {
+    let listener = match given {
+        Some(listener) => {
+            let address = listener.local_addr().context("the socket that was passed on is not of TCP")?;
+            ensure!(
+                address.ip().is_loopback() || settings.may_leave_loopback,
+                "the socket that was passed on listens on {address}, and would let anybody in, as no authentication is \
+                 configured: configure auth.issuers or auth.admin_key_file, or pass --insecure"
+            );
+            Ok(listener)
+        }
+        None => bind(address, settings.reuse_port),
+    };
+    let listener =
+        listener.with_context(|| format!("cannot listen on {address}; is another program there?"))?;
+    tune(&listener, &settings.limits).with_context(|| format!("cannot listen on {address} as is needed"))?;
+    Ok(listener)
 }
 
 /// Binds with a queue that holds a storm of reconnecting clients: what does not fit is retried by the
 /// client's kernel a full second later.
-fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
+fn bind(address: SocketAddr, reuse_port: bool) -> std::io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
-    socket.set_tcp_nodelay(true)?;
+    socket.set_reuse_port(reuse_port)?;
     socket.bind(&address.into())?;
     socket.listen(LISTEN_BACKLOG)?;
     Ok(socket.into())
+}
+
+/// What connections inherit from the socket that accepts them: no waiting for more to send; and a kernel that finds
+/// out that a peer is gone, also where nothing is sent.
+fn tune(listener: &TcpListener, limits: &Limits) -> std::io::Result<()> {
+    let socket = SockRef::from(listener);
+    let second = Duration::from_secs(1);
+    let heartbeat = Duration::from_millis(limits.heartbeat_ms).max(second);
+    let keepalive = TcpKeepalive::new().with_time(heartbeat).with_interval((heartbeat / 4).max(second));
+    socket.set_tcp_nodelay(true)?;
+    socket.set_keepalive(true)?;
+    socket.set_tcp_keepalive(&keepalive.with_retries(3))?;
+    // Later than our own say, which is a better one: a slow reader gets a close from which it resumes.
+    let patience_ms = limits.stall_timeout_ms + limits.close_timeout_ms;
+    socket.set_tcp_user_timeout(Some(Duration::from_millis(patience_ms)))
 }
 
 /// Raises the limit on file descriptors as far as the system lets us, and says how many connections that

@@ -114,7 +114,7 @@ impl Callback {
         let agent = Agent::config_builder()
             .http_status_as_error(false)
             .proxy(None)
-            .tls_config(crate::tls::of_the_machine())
+            .tls_config(crate::trust::of_the_machine())
             .max_redirects(0)
             .timeout_global(Some(timeout))
             .user_agent(concat!("tidewire/", env!("CARGO_PKG_VERSION")))

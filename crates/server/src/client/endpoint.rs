@@ -15,6 +15,8 @@ const TOKEN_VARIABLE: &str = "TIDEWIRE_TOKEN";
 /// A checked `--url`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Endpoint {
+    /// Whether TLS is spoken there.
+    secure: bool,
     host: String,
     port: u16,
     /// The path that comes before each route, without a slash at its end.
@@ -39,13 +41,11 @@ impl Endpoint {
             format!("{url:?} is no URL of a server ({why}); one looks like http://127.0.0.1:8080")
         };
         let uri: Uri = url.parse().map_err(|error| wrong(&format!("{error}")))?;
-        match uri.scheme_str() {
-            Some("http" | "ws") => {}
-            Some("https" | "wss") => {
-                return Err(format!("{url}: this build speaks http only; TLS comes later"));
-            }
-            _ => return Err(wrong("it must begin with http://")),
-        }
+        let secure = match uri.scheme_str() {
+            Some("http" | "ws") => false,
+            Some("https" | "wss") => true,
+            _ => return Err(wrong("it must begin with http:// or https://")),
+        };
         let authority = uri.authority().ok_or_else(|| wrong("it names no host"))?;
         if authority.as_str().contains('@') {
             return Err(wrong("a user name in it is not supported"));
@@ -54,8 +54,8 @@ impl Endpoint {
             return Err(wrong("it must have no query"));
         }
         let prefix = uri.path().trim_end_matches('/').to_owned();
-        let (host, port) = (authority.host().to_owned(), authority.port_u16().unwrap_or(80));
-        Ok(Self { host, port, prefix, token: None })
+        let port = authority.port_u16().unwrap_or(if secure { 443 } else { 80 });
+        Ok(Self { secure, host: authority.host().to_owned(), port, prefix, token: None })
     }
 
     /// The server that the arguments name, with the token that they, or the environment, give.
@@ -80,6 +80,11 @@ impl Endpoint {
         Ok(endpoint)
     }
 
+    /// The token, if there is one.
+    pub(super) fn token(&self) -> Option<&str> {
+        self.token.as_ref().map(|token| token.0.as_str())
+    }
+
     /// The value of `Authorization`, if there is a token.
     pub(super) fn authorization(&self) -> Option<String> {
         self.token.as_ref().map(|token| format!("Bearer {}", token.0))
@@ -88,6 +93,19 @@ impl Endpoint {
     /// The host, without the brackets of an IPv6 address, and the port: what a name lookup takes.
     pub(super) fn host_and_port(&self) -> (&str, u16) {
         (self.host.trim_start_matches('[').trim_end_matches(']'), self.port)
+    }
+
+    /// Whether TLS is spoken there.
+    pub(super) fn is_secure(&self) -> bool {
+        self.secure
+    }
+
+    /// What a request says in `Host`: the port only where it is not the scheme's own.
+    pub(super) fn authority(&self) -> String {
+        match (self.secure, self.port) {
+            (false, 80) | (true, 443) => self.host.clone(),
+            (_, port) => format!("{}:{port}", self.host),
+        }
     }
 
     /// Where events of `channel` are published.
@@ -118,12 +136,13 @@ impl Endpoint {
     }
 
     fn route(&self, scheme: &str, path: &str) -> String {
-        format!("{scheme}://{}:{}{}{path}", self.host, self.port, self.prefix)
+        let secure = if self.secure { "s" } else { "" };
+        format!("{scheme}{secure}://{}:{}{}{path}", self.host, self.port, self.prefix)
     }
 }
 
 /// Percent-encodes all but the unreserved characters of RFC 3986, and `:`, which paths and queries take.
-fn encoded(text: &str) -> String {
+pub(super) fn encoded(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for byte in text.bytes() {
         if byte.is_ascii_alphanumeric() || b"-_.~:".contains(&byte) {
@@ -158,6 +177,22 @@ mod tests {
     }
 
     #[test]
+    fn knows_the_ports_of_both_schemes() {
+        let endpoint = parsed("https://example.org");
+        assert_eq!(endpoint.host_and_port(), ("example.org", 443));
+        assert_eq!(endpoint.websocket(), "wss://example.org:443/v1/ws");
+        assert_eq!(endpoint.publish("a"), "https://example.org:443/v1/channels/a/events");
+        for (url, authority) in [
+            ("https://example.org", "example.org"),
+            ("http://example.org:443", "example.org:443"),
+            ("wss://example.org:80", "example.org:80"),
+            ("http://[::1]:80", "[::1]"),
+        ] {
+            assert_eq!(parsed(url).authority(), authority, "{url}");
+        }
+    }
+
+    #[test]
     fn takes_ipv6_addresses() {
         let endpoint = parsed("http://[::1]:8080");
         assert_eq!(endpoint.host_and_port(), ("::1", 8080));
@@ -167,8 +202,6 @@ mod tests {
     #[test]
     fn says_what_is_wrong_with_a_url() {
         for (url, part) in [
-            ("https://example.org", "this build speaks http only"),
-            ("wss://example.org", "this build speaks http only"),
             ("localhost:8080", "must begin with http://"),
             ("ftp://example.org", "must begin with http://"),
             ("http://", "is no URL"),

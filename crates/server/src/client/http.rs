@@ -30,6 +30,7 @@ pub(super) fn agent(silence_max: Duration, endpoint: &Endpoint) -> Agent {
     };
     Agent::config_builder()
         .middleware(identify)
+        .tls_config(crate::trust::of_the_machine())
         // The token is for this server, not for whomever it points to.
         .max_redirects(0)
         .http_status_as_error(false)

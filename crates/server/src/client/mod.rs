@@ -1,10 +1,11 @@
-//! The command-line clients: `tidewire pub`, `sub`, `history` and `bench`.
+//! The command-line clients: `tidewire pub`, `sub`, `history`, `bench` and `doctor`.
 //! They speak only the wire of PROTOCOL.md and must not know the hub, the shards or their settings.
 
 mod arguments;
 mod backoff;
 mod compare;
 mod cursor_file;
+mod doctor;
 mod endpoint;
 mod event;
 mod history;
@@ -18,6 +19,7 @@ mod sender;
 mod session;
 mod socket_sender;
 mod sse_parser;
+mod stream;
 mod subscribe;
 mod transport;
 mod watcher;
@@ -26,6 +28,7 @@ use std::process::ExitCode;
 
 pub use arguments::{Format, HistoryArguments, PublishArguments, SubscribeArguments, TransportName};
 pub use compare::BenchArguments;
+pub use doctor::DoctorArguments;
 
 /// Why a command ends without having done what it was asked to.
 #[derive(Debug)]
@@ -54,6 +57,11 @@ pub fn history(arguments: &HistoryArguments) -> ExitCode {
 /// Runs `tidewire bench`. Exit code 0: measured, 1: nothing could be published, 2: wrong usage.
 pub fn bench(arguments: &BenchArguments) -> ExitCode {
     exit_code(compare::run(arguments))
+}
+
+/// Runs `tidewire doctor`. Exit code 0: nothing is wrong, 1: something is, 2: not reached, or wrong usage.
+pub fn doctor(arguments: &DoctorArguments) -> ExitCode {
+    exit_code(doctor::run(arguments))
 }
 
 fn exit_code(outcome: Result<ExitCode, Failure>) -> ExitCode {

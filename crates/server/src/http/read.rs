@@ -139,11 +139,14 @@ pub(crate) fn gather(
 ) -> Result<bool, Missing> {
     let mut more = false;
     let mut pages: Vec<VecDeque<Arc<Event>>> = Vec::with_capacity(readers.len());
+    // Where each channel's page was all there was. What comes from now on is for the next time.
+    let mut heads = Vec::with_capacity(readers.len());
     for reader in readers.iter() {
         let mut events = Vec::new();
+        let mut head = 0;
         if let Some(channel) = &reader.channel {
             let after = reader.position.offset;
-            let head =
+            head =
                 channel.read(after, events_max, bytes_max, &mut events).map_err(|unread| match unread {
                     Unread::Evicted => Missing::Evicted,
                     Unread::OnDisk => Missing::OnDisk(Arc::clone(channel), after),
@@ -152,6 +155,7 @@ pub(crate) fn gather(
             more |= end < head;
         }
         pages.push(events.into());
+        heads.push(head);
     }
     let (mut count, mut bytes) = (0, 0);
     while count < events_max && bytes < bytes_max {
@@ -163,18 +167,12 @@ pub(crate) fn gather(
         bytes += event.size_bytes();
         readers[place].position = event.id;
         out.push((place, event));
-        if pages[place].is_empty() && readers[place].has_more() {
+        if pages[place].is_empty() && heads[place] > readers[place].position.offset {
             // What this channel has beyond its page may be earlier than the others' next.
             return Ok(true);
         }
     }
     Ok(more || pages.iter().any(|page| !page.is_empty()))
-}
-
-impl Reader {
-    fn has_more(&self) -> bool {
-        self.channel.as_ref().is_some_and(|channel| channel.head() > self.position.offset)
-    }
 }
 
 /// Several positions as one cursor.

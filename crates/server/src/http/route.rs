@@ -38,6 +38,8 @@ pub(crate) enum Route {
 /// A route of the admin API, with the user that its path names.
 #[derive(Debug)]
 pub(crate) enum AdminRoute {
+    /// `/v1/admin/drain`
+    Drain,
     /// `/v1/admin/users`
     Users,
     /// `/v1/admin/users/{user}`
@@ -68,6 +70,7 @@ impl Route {
             (Some("v1"), Some("events"), None, None, None) => Self::Events,
             (Some("v1"), Some("ws"), None, None, None) => Self::WebSocket,
             (Some("v1"), Some("tickets"), None, None, None) => Self::Tickets,
+            (Some("v1"), Some("admin"), Some("drain"), None, None) => Self::Admin(AdminRoute::Drain),
             (Some("v1"), Some("admin"), Some("users"), None, None) => Self::Admin(AdminRoute::Users),
             (Some("v1"), Some("admin"), Some("users"), Some(user), None) => {
                 Self::Admin(AdminRoute::User(decode_path_segment(user)?.into_owned()))

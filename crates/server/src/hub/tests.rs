@@ -5,6 +5,7 @@ use tidewire_core::Payload;
 use tidewire_core::cursor::Start;
 
 use super::*;
+use crate::http::read::{Reader, gather};
 use crate::settings::Flags;
 
 fn hub(text: &str) -> Hub {
@@ -72,4 +73,21 @@ fn while_there_is_room_an_expired_channel_keeps_its_position() {
     (0..SWEEPS).for_each(|_| hub.sweep(Timestamp(5000)));
     let position = find(&hub, "a").locate(Start::After(id.offset)).position;
     assert!(!position.gap, "nothing was missed, so there is no gap");
+}
+
+#[test]
+fn what_comes_while_a_page_is_made_is_not_told_as_more_of_it() {
+    let hub = hub("[history]\nevents = 100000");
+    let first = publish(&hub, "a", 1, 0).expect("there is room");
+    let mut readers = [Reader::new(first, Some(find(&hub, "a")))];
+    std::thread::scope(|scope| {
+        let publisher =
+            scope.spawn(|| (1..20_000).for_each(|step| assert!(publish(&hub, "a", 1, step).is_ok())));
+        while !publisher.is_finished() {
+            let mut events = Vec::new();
+            let more = gather(&mut readers, usize::MAX, usize::MAX, &mut events).expect("retained");
+            // A held poll would end for it without the event.
+            assert!(!more, "a page with room left says that there is more");
+        }
+    });
 }

@@ -15,7 +15,7 @@ use super::mistakes::{Mistakes, Origin};
 use super::options::{LOG_LEVEL, ROOT};
 use super::source::{self, Body, Raw};
 use super::values::{Data, Table};
-use super::{Flags, Settings, access, channels};
+use super::{Flags, Settings, TlsSettings, access, channels};
 use crate::access::settings::Secret;
 
 /// The largest configuration, secret or schema that is read.
@@ -107,9 +107,14 @@ fn settings(root: &mut Table, checks: &mut Checks<'_>) -> Settings {
     let access = access::access(root, checks);
     let authenticates = access::authenticates(root, checks.sources);
     let listen = address(root, "listen").unwrap_or(SocketAddr::from(([127, 0, 0, 1], 8080)));
-    if !listen.ip().is_loopback() && !authenticates && !checks.sources.flags.insecure {
+    let tls = tls(root.table("tls"), listen, checks);
+    let of_tls = address(root.table("tls"), "listen").map(|listen| (root.table("tls"), listen));
+    for (table, listen) in [(&*root, listen)].into_iter().chain(of_tls) {
+        if listen.ip().is_loopback() || authenticates || checks.sources.flags.insecure {
+            continue;
+        }
         checks.mistakes.add(
-            root.origin("listen"),
+            table.origin("listen"),
             format!(
                 "listen = \"{listen}\" would let anybody in, as no authentication is configured: listen on a loopback \
                  address behind a proxy that checks who comes, configure auth.issuers or auth.admin_key_file, or pass \
@@ -130,8 +135,12 @@ fn settings(root: &mut Table, checks: &mut Checks<'_>) -> Settings {
     channels.settle(root);
     Settings {
         listen,
+        tls,
         shards: root.number("shards").and_then(|shards| usize::try_from(shards).ok()).unwrap_or(1),
         demo,
+        reuse_port: root.truth("reuse_port"),
+        may_leave_loopback: authenticates || checks.sources.flags.insecure,
+        h2c: root.truth("h2c"),
         data,
         limits,
         warnings: Vec::new(),
@@ -140,6 +149,16 @@ fn settings(root: &mut Table, checks: &mut Checks<'_>) -> Settings {
         by_pattern: channels.by_pattern,
         otherwise: channels.otherwise,
     }
+}
+
+fn tls(table: &Table, plain: SocketAddr, checks: &mut Checks<'_>) -> Option<TlsSettings> {
+    let listen = address(table, "listen")?;
+    if listen.port() != 0 && listen == plain {
+        checks.wrong(table, "listen", "is the same as listen, where there is no TLS; choose another port");
+    }
+    let certificate = checks.readable(table, "certificate_file")?;
+    let key = checks.readable(table, "key_file")?;
+    Some(TlsSettings { listen, certificate, key })
 }
 
 fn log(table: &Table) -> LogSettings {

@@ -36,10 +36,18 @@ pub(crate) use log::{LogFormat, LogLevel, LogSettings};
 pub struct Settings {
     /// Where to listen.
     pub listen: SocketAddr,
+    /// TLS, if there is any.
+    pub(crate) tls: Option<TlsSettings>,
     /// How many shards serve connections.
     pub shards: usize,
     /// Whether the demo page is served and this machine's figures are published on `host`.
     pub demo: bool,
+    /// Whether other servers may listen on the same port.
+    pub(crate) reuse_port: bool,
+    /// Whether others than this machine may come.
+    pub(crate) may_leave_loopback: bool,
+    /// Whether HTTP/2 is spoken without TLS.
+    pub(crate) h2c: bool,
     /// Where the log on disk is. `None` keeps everything in memory.
     pub data: Option<PathBuf>,
     /// All bounds.
@@ -56,6 +64,14 @@ pub struct Settings {
     by_pattern: Vec<(Pattern, Arc<Rule>)>,
     /// What holds where no pattern fits.
     otherwise: Arc<Rule>,
+}
+
+/// Where TLS is spoken, and the files that it takes.
+#[derive(Debug, Clone)]
+pub(crate) struct TlsSettings {
+    pub(crate) listen: SocketAddr,
+    pub(crate) certificate: PathBuf,
+    pub(crate) key: PathBuf,
 }
 
 /// What the command line says.
@@ -101,6 +117,9 @@ impl Settings {
     /// # Errors
     /// Says which is wrong, and what would be right.
     pub fn check_keys(&self) -> anyhow::Result<()> {
+        if let Some(tls) = &self.tls {
+            crate::certificates::Certificates::load(tls)?;
+        }
         crate::access::token::Verifier::new(&self.access).map(drop)
     }
 

@@ -39,6 +39,11 @@ impl Shard {
     ) -> Result<(), Problem> {
         self.check_admin(who)?;
         let body = match route {
+            AdminRoute::Drain => {
+                Query::parse(request.query, &[])?;
+                self.gauges.drain.ask();
+                serde_json::json!({"draining": true})
+            }
             AdminRoute::Users => self.page_of_users(request)?,
             AdminRoute::User(user) => {
                 Query::parse(request.query, &[])?;
@@ -153,7 +158,7 @@ impl AdminRoute {
     pub(crate) fn method(&self) -> Method {
         match self {
             Self::Users | Self::User(_) => Method::Get,
-            Self::Disconnect(_) | Self::Revoke(_) => Method::Post,
+            Self::Drain | Self::Disconnect(_) | Self::Revoke(_) => Method::Post,
         }
     }
 }

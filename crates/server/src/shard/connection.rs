@@ -1,16 +1,16 @@
 //! One connection: its socket, what it is doing, and what could not be written yet.
 //! Must not know other connections, channels' logs, or how anything is encoded.
 
-use std::io::{self, Read, Write};
+use std::io;
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use mio::net::TcpStream;
 use tidewire_core::liveness::Liveness;
 use tidewire_core::websocket::{CloseCode, encode_close};
 
 use super::channels::Subscription;
+use super::http2::Http2;
 use super::leases::Lease;
 use super::life::Record;
 use super::long_poll::LongPoll;
@@ -21,6 +21,7 @@ use super::websocket::WebSocket;
 use crate::access::Identified;
 use crate::access::callback::{Key, Verdict};
 use crate::metrics::Transport;
+use crate::socket::Socket;
 use crate::store::load::Chunk;
 
 /// How many publishes of a connection may be on their way to the disk before it is not read on.
@@ -29,7 +30,7 @@ pub(super) const OWED_MAX: u32 = 1024;
 /// A connection of a shard. What is rare is boxed, so that an idle one stays small.
 #[derive(Debug)]
 pub(super) struct Connection {
-    pub(super) socket: TcpStream,
+    pub(super) socket: Socket,
     pub(super) protocol: Protocol,
     pub(super) subscriptions: Vec<Subscription>,
     /// What the socket did not take: at most one turn's replies and the rest of one frame.
@@ -112,6 +113,8 @@ pub(super) enum Protocol {
     },
     /// A WebSocket.
     WebSocket(Box<WebSocket>),
+    /// Streams, each a connection of its own.
+    Http2(Box<Http2>),
     /// Writing the last bytes, then waiting for the peer to close.
     Closing {
         /// When to cut it.
@@ -145,20 +148,14 @@ impl Goodbye {
 pub(super) enum Written {
     /// All of it is with the kernel.
     All,
-    /// The first so many bytes are; the socket takes no more now.
+    /// The first so many bytes are, or all but encrypted ones; the socket takes no more now.
     Part(usize),
     /// The connection is broken.
     Broken,
 }
 
 impl Connection {
-    pub(super) fn new(
-        socket: TcpStream,
-        address: IpAddr,
-        serial: u32,
-        now_ms: u64,
-        deadline_ms: u64,
-    ) -> Self {
+    pub(super) fn new(socket: Socket, address: IpAddr, serial: u32, now_ms: u64, deadline_ms: u64) -> Self {
         Self {
             socket,
             protocol: Protocol::Http { deadline_ms, begun: false },
@@ -202,11 +199,22 @@ impl Connection {
                 Err(_) => return Written::Broken,
             }
         }
+        if self.socket.has_some() {
+            self.blocked = true;
+            return Written::Part(done);
+        }
         Written::All
     }
 
     /// Writes what is pending, as far as it goes; gives how many bytes went. `None` if the connection is broken.
     pub(super) fn write_pending(&mut self) -> Option<usize> {
+        if self.blocked {
+            return Some(0);
+        }
+        match self.socket.flush() {
+            Ok(all) => self.blocked = !all,
+            Err(_) => return None,
+        }
         if self.pending.is_empty() || self.blocked {
             return Some(0);
         }
@@ -233,9 +241,18 @@ impl Connection {
         }
     }
 
+    /// Whether its bytes are those of its streams, which are counted there.
+    pub(super) fn carries_streams(&self) -> bool {
+        matches!(self.protocol, Protocol::Http2(_))
+    }
+
     /// Whether what comes from the peer may be acted on now.
     pub(super) fn takes_input(&self) -> bool {
-        !self.paused && !self.finishing && self.owed < OWED_MAX && !self.awaits_decision()
+        let has_room = match &self.protocol {
+            Protocol::Http2(http2) => http2.takes_input(),
+            _ => !self.finishing && self.owed < OWED_MAX,
+        };
+        has_room && !self.paused && !self.awaits_decision()
     }
 
     /// Whether somebody else is deciding about its request.
@@ -255,6 +272,7 @@ impl Protocol {
         match self {
             Self::EventStream { liveness, .. } => Some(liveness),
             Self::WebSocket(websocket) => Some(&mut websocket.liveness),
+            Self::Http2(http2) => Some(&mut http2.liveness),
             _ => None,
         }
     }
@@ -262,7 +280,11 @@ impl Protocol {
     /// What the connection counts as.
     pub(super) fn transport(&self) -> Transport {
         match self {
-            Self::Http { .. } | Self::Upload(_) | Self::Snapshot(_) | Self::Closing { .. } => Transport::Http,
+            Self::Http { .. }
+            | Self::Upload(_)
+            | Self::Snapshot(_)
+            | Self::Http2(_)
+            | Self::Closing { .. } => Transport::Http,
             Self::LongPoll(_) => Transport::LongPoll,
             Self::EventStream { .. } => Transport::EventStream,
             Self::WebSocket(_) => Transport::WebSocket,

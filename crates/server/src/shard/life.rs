@@ -33,6 +33,10 @@ impl Record {
         Self { opened_ms: now_ms, delivered: 0, published: 0, code: BROKEN, transport: Transport::Http }
     }
 
+    pub(super) fn is_younger_than(&self, age_ms: u64, now_ms: u64) -> bool {
+        now_ms < self.opened_ms + age_ms
+    }
+
     pub(super) fn add_delivered(&mut self, events: usize) {
         self.delivered = self.delivered.saturating_add(events as u32);
     }

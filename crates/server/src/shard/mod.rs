@@ -10,6 +10,7 @@ mod commits;
 mod connection;
 mod event_stream;
 mod fanout;
+mod http2;
 mod inbox;
 mod leases;
 mod life;
@@ -31,11 +32,10 @@ mod wheel;
 
 use std::collections::{HashMap, VecDeque};
 use std::io;
-use std::net::Shutdown;
 use std::sync::Arc;
 use std::time::Duration;
 
-use mio::{Events, Interest, Poll, Token, Waker};
+use mio::{Events, Poll, Token, Waker};
 use slab::Slab;
 use tidewire_core::websocket::{Deflater, Inflater};
 use tidewire_core::{ChannelName, Event};
@@ -50,6 +50,7 @@ use crate::settings::Settings;
 use channels::LocalChannel;
 use commits::{Awaited, PausedBy};
 use connection::{Connection, Goodbye, Protocol};
+use http2::Woken;
 pub(crate) use inbox::{Inbox, Message};
 use pump::Mark;
 use watch::Rates;
@@ -59,6 +60,8 @@ const WAKE: Token = Token(usize::MAX);
 const LISTENER: Token = Token(usize::MAX - 1);
 /// How long one that cannot stay may take to ask why.
 const REFUSAL_MS: u64 = 2_000;
+/// How often to accept some more of those who wait, before the port is closed: as many as its queue holds.
+const ACCEPTS_AT_END: usize = 256;
 /// How much is read from a socket at once.
 const READ_BYTES: usize = 64 << 10;
 /// The most readiness events handled before the fan-out has its turn.
@@ -121,6 +124,11 @@ pub(crate) struct Shard {
     deflater: Deflater,
     inflater: Inflater,
     stopping: bool,
+    /// When whatever is still open is cut, once it is stopping.
+    stops_ms: u64,
+    /// How many clients were told to come back.
+    goodbyes: u64,
+    woken: Arc<Woken>,
 }
 
 /// Makes a shard's poll and inbox, before its thread exists, so that the hub can know all inboxes.
@@ -166,6 +174,9 @@ impl Shard {
             deflater: Deflater::default(),
             inflater: Inflater::default(),
             stopping: false,
+            stops_ms: u64::MAX,
+            goodbyes: 0,
+            woken: Arc::default(),
         }
     }
 
@@ -186,7 +197,8 @@ impl Shard {
     pub(crate) fn run(mut self) -> io::Result<()> {
         let mut events = Events::with_capacity(EVENTS);
         let mut messages = Vec::new();
-        while !(self.stopping && self.connections.is_empty()) {
+        while !(self.stopping && (self.connections.is_empty() || self.now_ms >= self.stops_ms)) {
+            self.queue_woken();
             let timeout = self.sleep_for();
             let sleeps = timeout != Some(Duration::ZERO);
             if sleeps {
@@ -227,7 +239,8 @@ impl Shard {
         if !idle || !self.inbox.fall_asleep() {
             return Some(Duration::ZERO);
         }
-        let due_ms = self.wheel.next_due_ms().into_iter().chain(self.accept_at_ms).min();
+        let stops_ms = Some(self.stops_ms).filter(|_| self.stopping);
+        let due_ms = self.wheel.next_due_ms().into_iter().chain(self.accept_at_ms).chain(stops_ms).min();
         let timer = due_ms.map(|due_ms| Duration::from_millis(due_ms.saturating_sub(self.clock.now_ms())));
         if self.paused.is_empty() { timer } else { Some(timer.map_or(PAUSE, |timer| timer.min(PAUSE))) }
     }
@@ -294,8 +307,7 @@ impl Shard {
         let id = entry.key();
         self.serial = self.serial.wrapping_add(1);
         let connection = entry.insert(Connection::new(socket, client, self.serial, self.now_ms, deadline_ms));
-        let interest = Interest::READABLE | Interest::WRITABLE;
-        if self.poll.registry().register(&mut connection.socket, Token(id), interest).is_err() {
+        if connection.socket.register(self.poll.registry(), Token(id)).is_err() {
             self.close(id as u32);
             return;
         }
@@ -352,13 +364,13 @@ impl Shard {
         let Some(written) = connection.write_pending() else { return self.close(id) };
         self.counters.add_written(written);
         let connection = &mut self.connections[id as usize];
-        if !connection.pending.is_empty() {
+        if !connection.is_free() {
             return;
         }
         let Protocol::Closing { shut, .. } = &mut connection.protocol else { return };
         let first = !std::mem::replace(shut, true);
         if first {
-            let _ = connection.socket.shutdown(Shutdown::Write);
+            connection.socket.shut_down();
         }
         if connection.ended {
             self.close(id);
@@ -376,6 +388,7 @@ impl Shard {
         let Some(connection) = self.connections.try_remove(id as usize) else { return };
         self.paused.retain(|(paused, _)| *paused != id);
         self.counters.close(connection.protocol.transport());
+        self.note_gone(id, &connection);
         self.log_closed(&connection);
         self.gauges.connections.fetch_sub(1, std::sync::atomic::Ordering::Relaxed);
         if self.connections.is_empty() {
@@ -386,6 +399,12 @@ impl Shard {
     /// Tells all clients that the server goes away, and closes them.
     fn stop(&mut self) {
         self.stopping = true;
+        self.stops_ms = self.now_ms + self.settings.limits.drain_timeout_ms;
+        // Whoever waits to be accepted would be cut without a word when the port closes.
+        self.accept_at_ms = Some(self.now_ms);
+        for _ in 0..ACCEPTS_AT_END {
+            self.accept_waiting();
+        }
         for listener in std::mem::take(&mut self.listeners) {
             listener.close();
         }

@@ -219,8 +219,10 @@ impl Shard {
         }
         connection.record.add_delivered(delivered);
         self.counters.add_delivered(connection.protocol.transport(), delivered);
-        self.counters.add_written(taken);
-        if taken < out.len() {
+        if !connection.carries_streams() {
+            self.counters.add_written(taken);
+        }
+        if connection.blocked {
             let now_ms = self.now_ms;
             if let Some(liveness) = connection.protocol.liveness_mut() {
                 if taken > 0 {

@@ -95,6 +95,7 @@ impl Shard {
             Protocol::Http { .. }
             | Protocol::Upload(_)
             | Protocol::Snapshot(_)
+            | Protocol::Http2(_)
             | Protocol::Closing { .. } => {}
         }
     }

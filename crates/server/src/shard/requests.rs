@@ -197,7 +197,7 @@ impl Shard {
         Query::parse(request.query, &[])?;
         let fields = [("Cache-Control", "no-store")];
         match route {
-            Route::Ready if self.stopping => {
+            Route::Ready if self.stopping || self.gauges.drain.is_asked() => {
                 return Err(Problem::new(Code::Unavailable, "the server is going away"));
             }
             Route::Health | Route::Ready => {
@@ -261,7 +261,7 @@ impl Shard {
 
     /// An answer is in `out`: the connection waits for the next request, or closes once it is written.
     pub(super) fn after_answer(&mut self, id: u32, keep_alive: bool) {
-        if keep_alive {
+        if keep_alive && !self.stopping {
             let connection = &mut self.connections[id as usize];
             if !matches!(connection.protocol, Protocol::Http { .. }) {
                 let next = self.between_requests();

@@ -12,8 +12,10 @@ use super::Shard;
 use super::connection::{Goodbye, Protocol};
 use crate::metrics::Slow;
 
-/// When clients should come back to a server that goes away: spread, so that they do not come at once.
-const RECONNECT_AFTER_MS: [u64; 2] = [500, 3000];
+/// The soonest that clients should come back to a server that goes away: the next one must be there.
+const RECONNECT_LEAST_MS: u64 = 500;
+/// How long a connection that has just come may take to ask, and be told to come back.
+const ASKING_MS: u64 = 1_000;
 
 impl Shard {
     pub(super) fn fire_timers(&mut self) {
@@ -53,6 +55,10 @@ impl Shard {
         let connection = &mut self.connections[id as usize];
         let (now_ms, limits) = (self.now_ms, &self.settings.limits);
         let lease_ends_ms = connection.lease.as_ref().and_then(|lease| lease.ends_ms).unwrap_or(u64::MAX);
+        let carrier_ends_ms = match &connection.protocol {
+            Protocol::Http2(http2) => http2.ends_ms,
+            _ => u64::MAX,
+        };
         if lease_ends_ms <= now_ms && !matches!(connection.protocol, Protocol::Closing { .. }) {
             return self.end_lease(id);
         }
@@ -65,9 +71,14 @@ impl Shard {
             Protocol::Snapshot(request) => at(request.deadline_ms, now_ms),
             Protocol::EventStream { liveness, .. } => liveness.poll_due(now_ms, limits, false),
             Protocol::WebSocket(websocket) => websocket.liveness.poll_due(now_ms, limits, true),
+            Protocol::Http2(http2) if now_ms >= http2.ends_ms => Due::Silent,
+            Protocol::Http2(http2) => http2.liveness.poll_due(now_ms, limits, true),
         };
         match due {
-            Due::Nothing { until_ms } => self.arm_at(id, until_ms.min(lease_ends_ms.max(now_ms + 1))),
+            Due::Nothing { until_ms } => {
+                let ends_ms = lease_ends_ms.min(carrier_ends_ms).max(now_ms + 1);
+                self.arm_at(id, until_ms.min(ends_ms));
+            }
             Due::Heartbeat => self.send_heartbeat(id),
             Due::Stalled => self.close_slow(id, Slow::Stall),
             Due::Silent => self.handle_expired(id),
@@ -75,6 +86,10 @@ impl Shard {
     }
 
     fn send_heartbeat(&mut self, id: u32) {
+        if let Protocol::Http2(_) = self.connections[id as usize].protocol {
+            self.beat_http2(id);
+            return self.handle_timer(id); // the next one is planned
+        }
         let heartbeat = match self.connections[id as usize].protocol {
             Protocol::WebSocket(_) => encode_frame(OpCode::Ping, b""),
             _ => Bytes::from_static(sse::HEARTBEAT),
@@ -120,22 +135,35 @@ impl Shard {
         self.start_closing(id, goodbye);
     }
 
+    /// When the next client should come back: spread over the window, more evenly than by chance.
+    fn next_delay_ms(&mut self) -> u64 {
+        self.goodbyes += 1;
+        let number = self.goodbyes * self.gauges.shards.len() as u64 + u64::from(self.index);
+        // The golden ratio's multiples, modulo 1, fill any interval evenly, however many there are.
+        let place = number.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
+        let most_ms = self.settings.limits.drain_window_ms;
+        let least_ms = RECONNECT_LEAST_MS.min(most_ms);
+        least_ms + ((place * (most_ms - least_ms)) >> 32)
+    }
+
     /// Tells a client that the server goes away, and closes.
     pub(super) fn say_goodbye(&mut self, id: u32) {
+        let after_ms = self.next_delay_ms();
+        let (after_ms, now_ms) = ([after_ms; 2], self.now_ms);
         let Some(connection) = self.connections.get(id as usize) else { return };
         match &connection.protocol {
             Protocol::WebSocket(websocket) => {
                 let mut last = Vec::new();
                 if websocket.raw.is_none() {
-                    let message = server::reconnect(RECONNECT_AFTER_MS, "shutdown");
+                    let message = server::reconnect(after_ms, "drain");
                     last.extend_from_slice(&encode_frame(OpCode::Text, &message));
                 }
-                last.extend_from_slice(&encode_close(CloseCode::GOING_AWAY, "shutdown"));
+                last.extend_from_slice(&encode_close(CloseCode::GOING_AWAY, "drain"));
                 self.start_closing(id, Goodbye { last: last.into(), code: CloseCode::GOING_AWAY });
             }
             Protocol::EventStream { .. } => {
                 let mut last = Vec::new();
-                sse::reconnect(&mut last, RECONNECT_AFTER_MS, "shutdown");
+                sse::reconnect(&mut last, after_ms, "drain");
                 self.start_closing(id, Goodbye { last: last.into(), code: CloseCode::GOING_AWAY });
             }
             Protocol::LongPoll(_) => {
@@ -148,9 +176,24 @@ impl Shard {
             Protocol::Http { .. } if connection.owed > 0 => {
                 self.connections[id as usize].finishing = true;
             }
-            Protocol::Http { .. } | Protocol::Upload(_) | Protocol::Snapshot(_) => {
-                self.start_closing(id, Goodbye::quiet(CloseCode::GOING_AWAY));
+            // Whoever has nothing under way finds out when they come next; but one that has come just now may be about
+            // to ask.
+            Protocol::Http { begun: false, .. }
+                if !connection.awaits_decision() && connection.input.is_empty() =>
+            {
+                if connection.unread || connection.record.is_younger_than(ASKING_MS, now_ms) {
+                    self.arm_at(id, now_ms + ASKING_MS);
+                    let deadline = now_ms + ASKING_MS;
+                    if let Protocol::Http { deadline_ms, .. } = &mut self.connections[id as usize].protocol {
+                        *deadline_ms = deadline;
+                    }
+                } else {
+                    self.close(id);
+                }
             }
+            // They end with their answer, or at their own deadline.
+            Protocol::Http { .. } | Protocol::Upload(_) | Protocol::Snapshot(_) => {}
+            Protocol::Http2(_) => self.wind_down_http2(id),
             Protocol::Closing { .. } => {}
         }
     }

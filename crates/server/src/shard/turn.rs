@@ -33,7 +33,9 @@ impl Shard {
         debug_assert!(self.out.is_empty() && self.marks.is_empty());
         let connection = &mut self.connections[id as usize];
         let Some(written) = connection.write_pending() else { return self.close(id) };
-        self.counters.add_written(written);
+        if !connection.carries_streams() {
+            self.counters.add_written(written);
+        }
         if !connection.is_free() {
             let now_ms = self.now_ms;
             if let Some(liveness) = connection.protocol.liveness_mut() {
@@ -53,8 +55,10 @@ impl Shard {
         }
         self.scratch = scratch;
         let Some(connection) = self.connections.get(id as usize) else { return };
-        if let Protocol::LongPoll(_) = connection.protocol {
-            self.try_answer_long_poll(id);
+        match connection.protocol {
+            Protocol::LongPoll(_) => self.try_answer_long_poll(id),
+            Protocol::Http2(_) => self.drive_http2(id),
+            _ => {}
         }
         if self.connections.contains(id as usize) {
             self.finish_turn(id);
@@ -84,6 +88,13 @@ impl Shard {
         if !connection.unread || !connection.takes_input() || full || connection.ended {
             return false;
         }
+        if connection.expects_proxy
+            && connection.socket.is_encrypted()
+            && !self.take_proxy_header(id, scratch)
+        {
+            return false;
+        }
+        let connection = &mut self.connections[id as usize];
         match connection.read(scratch) {
             Ok(None) => {
                 connection.unread = false;
@@ -96,10 +107,13 @@ impl Shard {
                 false
             }
             Ok(Some(length)) => {
-                self.counters.read_bytes.add(length as u64);
+                if !connection.carries_streams() {
+                    self.counters.read_bytes.add(length as u64);
+                }
                 // A short read has emptied the socket (epoll(7)); what comes later is announced anew. Only an
                 // end that was announced already would not be.
-                if length < scratch.len() && !connection.end_announced {
+                let is_emptied = connection.socket.is_emptied_by_short_reads() && !connection.end_announced;
+                if length < scratch.len() && is_emptied {
                     connection.unread = false;
                 }
                 self.handle_bytes(id, &mut scratch[..length]);
@@ -118,6 +132,7 @@ impl Shard {
                 self.handle_request_bytes(id, bytes)
             }
             Protocol::WebSocket(_) => self.handle_websocket_bytes(id, bytes),
+            Protocol::Http2(_) => self.handle_http2_bytes(id, bytes),
             // Nothing that comes on these means anything.
             Protocol::EventStream { .. } | Protocol::Closing { .. } => {}
         }
@@ -174,6 +189,11 @@ impl Shard {
                 self.refuse(id, &problem);
                 return false;
             }
+        }
+        if self.begins_http2(id, rest) {
+            self.begin_http2(id, rest);
+            *rest = &[];
+            return false;
         }
         let limits = &self.settings.limits;
         let head_limits = HeadLimits { head_bytes: limits.head_bytes, fields: limits.head_fields };
@@ -240,6 +260,8 @@ impl Shard {
             }
             // Requests before may still be owed their answers.
             Protocol::Http { .. } | Protocol::Upload(_) | Protocol::Closing { .. } => {}
+            // It says itself what it has yet to say.
+            Protocol::Http2(_) => {}
         }
     }
 
@@ -262,7 +284,8 @@ impl Shard {
             }
             return self.close(id);
         }
-        if (connection.unread && connection.takes_input() && !connection.ended) || self.out_was_full(id) {
+        let goes_on = connection.unread && connection.takes_input() && !connection.ended;
+        if goes_on || self.out_was_full(id) || self.has_more_http2(id) {
             self.queue(id);
         }
     }

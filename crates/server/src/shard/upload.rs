@@ -131,7 +131,7 @@ impl Shard {
             .and_then(|event| self.publish(id, &publish.channel, event, Answer::Http(exchange.clone())));
         match outcome {
             Ok(None) => {
-                self.connections[id as usize].finishing |= !exchange.keep_alive;
+                self.connections[id as usize].finishing |= !exchange.keep_alive || self.stopping;
                 return;
             }
             Err(problem) if self.connections[id as usize].owed > 0 => {

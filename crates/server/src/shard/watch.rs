@@ -104,6 +104,40 @@ impl Shard {
         Ok(true)
     }
 
+    /// As [`Self::handle_proxy_header`] where TLS begins only behind it. False if there is nothing to read yet, or
+    /// never will be.
+    pub(super) fn take_proxy_header(&mut self, id: u32, scratch: &mut [u8]) -> bool {
+        let connection = &mut self.connections[id as usize];
+        let seen = match connection.socket.peek(scratch) {
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
+                connection.unread = false;
+                return false;
+            }
+            Ok(seen) if seen > 0 => seen,
+            _ => {
+                self.close(id);
+                return false;
+            }
+        };
+        let mut rest = &scratch[..seen];
+        match self.handle_proxy_header(id, &mut rest) {
+            Ok(true) => {
+                let length = seen - rest.len();
+                let connection = &mut self.connections[id as usize];
+                matches!(connection.socket.read_below(&mut scratch[..length]), Ok(taken) if taken == length)
+            }
+            // The rest of it is announced when it comes.
+            Ok(false) => {
+                self.connections[id as usize].unread = false;
+                false
+            }
+            Err(_) => {
+                self.close(id);
+                false
+            }
+        }
+    }
+
     /// Finds out which client a request comes from.
     pub(super) fn find_client(&mut self, id: u32, request: &Request<'_, '_>) -> Result<IpAddr, Problem> {
         let connection = &mut self.connections[id as usize];

@@ -461,10 +461,13 @@ fn check_count(subscriptions: usize, limits: &Limits) -> Result<(), Problem> {
 /// The opening handshake's request (RFC 6455 section 4.2.1); gives the key. It has no body: a proxy would
 /// take for its body what is read here as frames.
 fn check_handshake<'b>(request: &Request<'_, 'b>) -> Result<&'b str, Problem> {
-    let upgrades = request.has_token("upgrade", "websocket") && request.has_token("connection", "upgrade");
-    if !upgrades || request.version != Version::Http11 || request.method != Method::Get {
-        let detail =
-            "this route speaks WebSocket: send Upgrade: websocket and Connection: Upgrade over HTTP/1.1";
+    let missing = missing_of_upgrade(request);
+    if !missing.is_empty() {
+        let detail = format!(
+            "this route speaks WebSocket: send Upgrade: websocket and Connection: Upgrade over HTTP/1.1; the request \
+             came {}",
+            missing.join(", ")
+        );
         return Err(Problem::new(Code::UpgradeRequired, detail));
     }
     if request.header("sec-websocket-version")? != Some("13") {
@@ -481,4 +484,17 @@ fn check_handshake<'b>(request: &Request<'_, 'b>) -> Result<&'b str, Problem> {
             Err(Problem::new(Code::InvalidRequest, detail))
         }
     }
+}
+
+/// What of an upgrade a request lacks. A proxy in between is the usual reason, and its owner wants to know which.
+fn missing_of_upgrade(request: &Request<'_, '_>) -> Vec<&'static str> {
+    [
+        (request.method == Method::Get, "with another method than GET"),
+        (request.version == Version::Http11, "as HTTP/1.0"),
+        (request.has_token("upgrade", "websocket"), "without Upgrade: websocket"),
+        (request.has_token("connection", "upgrade"), "without Connection: Upgrade"),
+    ]
+    .into_iter()
+    .filter_map(|(is_there, missing)| (!is_there).then_some(missing))
+    .collect()
 }

@@ -54,7 +54,7 @@ impl Remote {
         let agent = Agent::config_builder()
             .http_status_as_error(false)
             .max_redirects(0)
-            .tls_config(crate::tls::of_the_machine())
+            .tls_config(crate::trust::of_the_machine())
             .proxy(None)
             .user_agent(concat!("tidewire/", env!("CARGO_PKG_VERSION")))
             .accept("application/json")

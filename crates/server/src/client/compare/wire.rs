@@ -1,14 +1,14 @@
-//! A plain HTTP/1.1 connection that counts its bytes, with nothing hidden in a library.
+//! An HTTP/1.1 connection that counts its bytes, with nothing hidden in a library.
 //! Must not know what is measured.
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::{TcpStream, ToSocketAddrs};
 use std::time::{Duration, Instant};
 
 use crate::client::endpoint::Endpoint;
+use crate::client::stream::Stream;
 
-/// How long a connection may take to come about.
-const CONNECT_MAX: Duration = Duration::from_secs(10);
+/// How long a write may take.
+const WRITE_MAX: Duration = Duration::from_secs(60);
 /// How long a read waits before the caller may look around.
 const TICK: Duration = Duration::from_millis(50);
 /// The largest answer that is taken.
@@ -17,7 +17,7 @@ const BUFFER_BYTES_MAX: usize = 64 << 20;
 /// The connection.
 #[derive(Debug)]
 pub(super) struct Wire {
-    stream: TcpStream,
+    stream: Stream,
     host: String,
     /// The header field that says who asks, if anything does.
     authorization: String,
@@ -29,31 +29,19 @@ pub(super) struct Wire {
 
 impl Wire {
     pub(super) fn connect(endpoint: &Endpoint) -> Result<Self, String> {
-        let (host, port) = endpoint.host_and_port();
-        let addresses = (host, port).to_socket_addrs().map_err(|error| format!("{host}: {error}"))?;
-        let mut failure = format!("{host} has no address");
-        for address in addresses {
-            match TcpStream::connect_timeout(&address, CONNECT_MAX) {
-                Ok(stream) => {
-                    let set = stream.set_nodelay(true).and_then(|()| stream.set_read_timeout(Some(TICK)));
-                    set.map_err(|error| error.to_string())?;
-                    let (buffer, host) = (Vec::new(), format!("{host}:{port}"));
-                    let authorization = endpoint.authorization();
-                    let authorization =
-                        authorization.map(|value| format!("Authorization: {value}\r\n")).unwrap_or_default();
-                    return Ok(Self {
-                        stream,
-                        host,
-                        authorization,
-                        buffer,
-                        received_bytes: 0,
-                        sent_bytes: 0,
-                    });
-                }
-                Err(error) => failure = format!("{address}: {error}"),
-            }
-        }
-        Err(failure)
+        let connected = Stream::connect(endpoint, WRITE_MAX)
+            .and_then(|stream| stream.set_read_timeout(TICK).map(|()| stream));
+        let authorization = endpoint.authorization();
+        Ok(Self {
+            stream: connected.map_err(|error| format!("{}: {error}", endpoint.authority()))?,
+            host: endpoint.authority(),
+            authorization: authorization
+                .map(|value| format!("Authorization: {value}\r\n"))
+                .unwrap_or_default(),
+            buffer: Vec::new(),
+            received_bytes: 0,
+            sent_bytes: 0,
+        })
     }
 
     /// Sends a request. `fields` are whole lines.

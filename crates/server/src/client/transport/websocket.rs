@@ -3,7 +3,6 @@
 
 use std::collections::VecDeque;
 use std::io::ErrorKind;
-use std::net::{TcpStream, ToSocketAddrs};
 use std::time::{Duration, Instant};
 
 use serde::Deserialize;
@@ -18,6 +17,7 @@ use crate::client::endpoint::Endpoint;
 use crate::client::event::{Event, Gap};
 use crate::client::http;
 use crate::client::position::Position;
+use crate::client::stream::Stream;
 
 /// A read gives up after this long, to look whether the peer still lives.
 const READ_SLICE: Duration = Duration::from_secs(5);
@@ -36,7 +36,7 @@ const MESSAGE_BYTES_MAX: usize = 64 << 20;
 #[derive(Debug)]
 pub(in crate::client) struct WebSocket {
     endpoint: Endpoint,
-    socket: Option<tungstenite::WebSocket<TcpStream>>,
+    socket: Option<tungstenite::WebSocket<Stream>>,
     /// The subscriptions still to be asked for, as messages.
     waiting: VecDeque<String>,
     heard: Instant,
@@ -170,12 +170,10 @@ impl Transport for WebSocket {
 /// Connects to the envelope WebSocket. A read then gives up after [`READ_SLICE`].
 pub(in crate::client) fn connect(
     endpoint: &Endpoint,
-) -> Result<tungstenite::WebSocket<TcpStream>, Interruption> {
-    let stream = tcp_stream(endpoint.host_and_port())?;
+) -> Result<tungstenite::WebSocket<Stream>, Interruption> {
     let lost = |error: std::io::Error| Interruption::lost(error.to_string());
-    stream.set_nodelay(true).map_err(lost)?;
-    stream.set_write_timeout(Some(SILENCE_MAX)).map_err(lost)?;
-    stream.set_read_timeout(Some(http::CONNECT_MAX)).map_err(lost)?;
+    let stream = Stream::connect(endpoint, SILENCE_MAX).map_err(lost)?;
+    stream.set_read_timeout(http::CONNECT_MAX).map_err(lost)?;
     let uri = endpoint.websocket();
     let uri = uri.parse().map_err(|error| Interruption::Refused(format!("{uri}: {error}")))?;
     // No subprotocol: the server needs none, and the library refuses a server that selects none.
@@ -189,7 +187,7 @@ pub(in crate::client) fn connect(
         .max_frame_size(Some(MESSAGE_BYTES_MAX));
     match tungstenite::client::client_with_config(request, stream, Some(config)) {
         Ok((socket, _)) => {
-            socket.get_ref().set_read_timeout(Some(READ_SLICE)).map_err(lost)?;
+            socket.get_ref().set_read_timeout(READ_SLICE).map_err(lost)?;
             Ok(socket)
         }
         Err(HandshakeError::Interrupted(_)) => Err(Interruption::lost("no answer in time")),
@@ -199,18 +197,6 @@ pub(in crate::client) fn connect(
         }
         Err(HandshakeError::Failure(error)) => Err(interruption(&error)),
     }
-}
-
-fn tcp_stream(address: (&str, u16)) -> Result<TcpStream, Interruption> {
-    let addresses = address.to_socket_addrs().map_err(|error| Interruption::lost(error.to_string()))?;
-    let mut last = Interruption::lost("the host name has no address");
-    for address in addresses {
-        match TcpStream::connect_timeout(&address, http::CONNECT_MAX) {
-            Ok(stream) => return Ok(stream),
-            Err(error) => last = Interruption::lost(error.to_string()),
-        }
-    }
-    Err(last)
 }
 
 /// What an error of the library means for the next attempt.

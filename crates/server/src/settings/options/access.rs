@@ -199,7 +199,7 @@ pub(super) const ADMIN: Section = Section {
     text: "The admin API, which needs the admin key.",
     options: options! {
         /// An address and port of its own. It is then served there and not on `listen`.
-        /// Danger: whoever reaches it can try keys; there is no TLS.
+        /// Danger: whoever reaches it can try keys; there is no TLS on it.
         listen: Kind::Text(Form::Address), Standard::Words("not set: it is served on `listen`");
     },
     sections: &[],

@@ -30,8 +30,8 @@ pub(super) const ROOT: Section = Section {
     options: options! {
         /// The address and port to listen on. Beyond this machine it is only taken where authentication is
         /// configured, or with `--insecure`.
-        /// Danger: whoever reaches the address reaches the server; there is no TLS yet, so tokens can be read on
-        /// the way unless a proxy in front ends it.
+        /// Danger: whoever reaches the address reaches the server; there is no TLS on it, so tokens can be read on
+        /// the way unless a proxy in front ends it; see `[tls]`.
         listen: Kind::Text(Form::Address), Standard::Text("127.0.0.1:8080");
         /// Whether to serve the demo page at `/`, and publish this machine's figures on the channel `host`, which
         /// is then in memory.
@@ -52,6 +52,13 @@ pub(super) const ROOT: Section = Section {
         /// How many threads serve connections.
         /// Cost: more than there are cores take time from each other.
         shards: Kind::Number { least: 1, most: 1024 }, Standard::Words("one for each core");
+        /// Whether another server may listen on the same ports (`SO_REUSEPORT`), so that a new one can take over
+        /// before the old one drains. A log on disk is still one server's at a time.
+        /// Danger: a server that is started twice by mistake gets half of the connections.
+        reuse_port: Kind::Truth, Standard::Truth(false);
+        /// Whether HTTP/2 is spoken on `listen` to clients that begin with it ("h2c", with prior knowledge). Over TLS
+        /// it is offered always.
+        h2c: Kind::Truth, Standard::Truth(false);
         /// The web pages that may use this server with a browser's cookies or tokens: scheme, host and port are
         /// compared exactly; `https://*.example.com` is any host below it, `null` what has no origin (files,
         /// sandboxed frames), `*` all, without cookies. The server's own
@@ -69,9 +76,28 @@ pub(super) const ROOT: Section = Section {
         access::CALLBACK,
         access::PROXIES,
         access::ADMIN,
+        TLS,
         LIMITS,
         LOG,
     ],
+};
+
+const TLS: Section = Section {
+    name: "tls",
+    many: false,
+    needs: &["listen", "certificate_file", "key_file"],
+    text: "TLS 1.2 and 1.3, on a port besides `listen`. Both files are read again when they change, and new connections \
+           get what they hold then; those that are open stay.",
+    options: options! {
+        /// The address and port for TLS, such as `0.0.0.0:443`.
+        listen: Kind::Text(Form::Address), Standard::Words("not set: there is no TLS");
+        /// The file with the certificate and those that lead to its root, as PEM.
+        certificate_file: Kind::Text(Form::Path), Standard::Words("not set");
+        /// The file with the certificate's private key, as PEM.
+        /// Danger: whoever has it can pretend to be this server. It should be readable by its owner only.
+        key_file: Kind::Text(Form::Path), Standard::Words("not set");
+    },
+    sections: &[],
 };
 
 const HISTORY: Section = Section {
