@@ -18,8 +18,18 @@ impl Clock {
 
     /// Monotonic milliseconds.
     pub(crate) fn now_ms(self) -> u64 {
-        u64::try_from(self.start.elapsed().as_millis()).map_or(u64::MAX, |ms| ms + 1)
+        ms_of(self.now_us())
     }
+
+    /// The same clock in microseconds, where durations are measured.
+    pub(crate) fn now_us(self) -> u64 {
+        u64::try_from(self.start.elapsed().as_micros()).map_or(u64::MAX, |us| us + 1000)
+    }
+}
+
+/// The milliseconds of a reading in microseconds.
+pub(crate) fn ms_of(now_us: u64) -> u64 {
+    now_us / 1000
 }
 
 /// The wall clock, as events show it.

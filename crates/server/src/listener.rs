@@ -70,6 +70,9 @@ pub(crate) struct Accepted {
     pub(crate) refused: Option<Refused>,
 }
 
+/// Why connections are refused as soon as they come, as metrics say it.
+pub(crate) const REFUSALS: [&str; 2] = ["full", "address"];
+
 /// A connection that is served only to be told why it cannot stay; there may be few of those at a time.
 #[derive(Debug)]
 pub(crate) struct Refused {
@@ -79,7 +82,11 @@ pub(crate) struct Refused {
 
 impl Refused {
     fn new(why: Refusal, gauges: &Arc<Gauges>) -> Option<Self> {
-        gauges.refused.fetch_add(1, Ordering::Relaxed);
+        let reason = match why {
+            Refusal::Full => 0,
+            Refusal::Limited(_) => 1,
+        };
+        gauges.refused[reason].fetch_add(1, Ordering::Relaxed);
         let refused = Self { why, gauges: Arc::clone(gauges) };
         // Counted first, so that dropping it takes off what was put on.
         let others = gauges.refusals.fetch_add(1, Ordering::Relaxed);

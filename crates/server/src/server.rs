@@ -10,6 +10,7 @@ use std::time::Duration;
 use anyhow::{Context, ensure};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
+use tidewire_core::Timestamp;
 use tidewire_core::limits::Limits;
 
 use crate::access::Access;
@@ -17,7 +18,7 @@ use crate::certificates::Certificates;
 use crate::clock::{Clock, wall_clock};
 use crate::drain::{Drain, Given};
 use crate::hub::Hub;
-use crate::listener::{Listener, Port, REFUSALS_MAX};
+use crate::listener::{Listener, Port, REFUSALS, REFUSALS_MAX};
 use crate::metrics::ShardCounters;
 use crate::settings::Settings;
 use crate::shard::{self, Message, Shard, Shared};
@@ -41,18 +42,14 @@ pub(crate) struct Gauges {
     pub(crate) shards: Vec<Arc<ShardCounters>>,
     /// Connections that are open or on their way to a shard.
     pub(crate) connections: AtomicUsize,
-    pub(crate) refused: AtomicU64,
+    /// Connections refused, by [`REFUSALS`].
+    pub(crate) refused: [AtomicU64; REFUSALS.len()],
     /// Connections that are being told why they cannot stay.
     pub(crate) refusals: AtomicUsize,
     pub(crate) drain: Arc<Drain>,
     /// The most connections: `limits.connections`, or what the system's file descriptors allow.
     pub(crate) connections_max: usize,
-}
-
-impl Gauges {
-    pub(crate) fn refused(&self) -> u64 {
-        self.refused.load(Ordering::Relaxed)
-    }
+    pub(crate) started: Timestamp,
 }
 
 /// A running server.
@@ -98,14 +95,15 @@ impl Server {
         let settings = Arc::new(settings);
         let polls: Vec<_> = (0..settings.shards).map(|_| shard::prepare()).collect::<Result<_, _>>()?;
         let (polls, inboxes): (Vec<_>, Vec<_>) = polls.into_iter().unzip();
-        let hub = Arc::new(Hub::new(Arc::clone(&settings), inboxes.clone(), durable.clone()));
+        let hub = Arc::new(Hub::new(Arc::clone(&settings), inboxes.clone(), durable.clone(), clock));
         let gauges = Arc::new(Gauges {
             shards: inboxes.iter().map(|_| Arc::default()).collect(),
             connections: AtomicUsize::new(0),
-            refused: AtomicU64::new(0),
+            refused: Default::default(),
             refusals: AtomicUsize::new(0),
             drain: Arc::default(),
             connections_max: settings.limits.connections.min(descriptors_for_connections()),
+            started: wall_clock(),
         });
         let (drain, notice) =
             (Arc::clone(&gauges.drain), Duration::from_millis(settings.limits.drain_notice_ms));
@@ -349,6 +347,7 @@ fn sweeper(hub: Arc<Hub>, stopping: Arc<AtomicBool>) -> anyhow::Result<JoinHandl
         hub.sweep(wall_clock());
         if let Some(disk) = hub.disk() {
             retention::sweep_store(&hub, disk, wall_clock(), &mut looked_through);
+            disk.note_size();
             remains::sweep(disk);
         }
     })

@@ -12,6 +12,7 @@ use tidewire_core::wire::poll;
 use tidewire_core::{ChannelName, Epoch, Event, EventId, Timestamp};
 
 use super::{OnDiskEvent, lock};
+use crate::clock::Clock;
 use crate::store::commit::Erasure;
 use crate::store::retention::Extent;
 use crate::store::{ChannelRecord, Disk, StoredChannel};
@@ -66,6 +67,17 @@ pub(super) struct Interest {
     pub(super) told: bool,
     /// The shard has taken everything up to here for its fan-out.
     pub(super) taken: u64,
+    /// When the first of the events that the shard has yet to take came; 0 if there are none.
+    pub(super) waiting_since_us: u64,
+}
+
+/// What a shard takes for its fan-out, besides the events.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Taken {
+    /// The newest offset of the channel.
+    pub(crate) head: u64,
+    /// When the oldest of the events came.
+    pub(crate) waiting_since_us: u64,
 }
 
 /// What a reader of a channel is told in one look.
@@ -287,7 +299,7 @@ impl Channel {
         self.retained_in(&lock(&self.state))
     }
 
-    fn retained_in(&self, state: &State) -> (usize, usize) {
+    pub(super) fn retained_in(&self, state: &State) -> (usize, usize) {
         match &state.on_disk {
             _ if self.policy.durability == Durability::None => (0, 0),
             None => (state.log.len(), state.log.bytes()),
@@ -311,7 +323,7 @@ impl Channel {
             return None;
         }
         let taken = state.log.head();
-        state.interests.push(Interest { shard, slot, told: false, taken });
+        state.interests.push(Interest { shard, slot, told: false, taken, waiting_since_us: 0 });
         Some(taken)
     }
 
@@ -321,8 +333,7 @@ impl Channel {
         state.interests.shrink_to_fit();
     }
 
-    /// The next events for the fan-out of `shard`, after `after`; gives the newest offset. From now on
-    /// the shard is told of newer ones.
+    /// The next events for the fan-out of `shard`, after `after`. From now on the shard is told of newer ones.
     ///
     /// # Errors
     /// The position before the oldest event in memory, when the shard is so far behind that events are gone
@@ -333,7 +344,7 @@ impl Channel {
         after: u64,
         bytes_max: usize,
         out: &mut Vec<Arc<Event>>,
-    ) -> Result<u64, u64> {
+    ) -> Result<Taken, u64> {
         let mut state = lock(&self.state);
         let oldest = state.log.dropped();
         let outcome = state.log.read(after, usize::MAX, bytes_max, out).map_err(|Evicted| oldest);
@@ -341,15 +352,19 @@ impl Channel {
             Ok(()) => out.last().map_or(after, |event| event.id.offset),
             Err(oldest) => oldest,
         };
-        state.note_taken(shard, taken);
-        outcome.map(|()| state.log.head())
+        let span_ms = match (out.first(), out.last()) {
+            (Some(first), Some(last)) => last.time.0.saturating_sub(first.time.0),
+            _ => 0,
+        };
+        let waiting_since_us = state.note_taken(shard, taken, span_ms);
+        outcome.map(|()| Taken { head: state.log.head(), waiting_since_us })
     }
 
     /// As [`Self::take`] for a shard without anybody to fan out to: it has everything. Gives the newest offset.
     pub(crate) fn take_none(&self, shard: u16) -> u64 {
         let mut state = lock(&self.state);
         let head = state.log.head();
-        state.note_taken(shard, head);
+        state.note_taken(shard, head, 0);
         head
     }
 }
@@ -460,6 +475,16 @@ impl Channel {
     }
 }
 
+impl Interest {
+    /// The shard is about to be told of an event.
+    pub(super) fn tell(&mut self, clock: Clock) {
+        self.told = true;
+        if self.waiting_since_us == 0 {
+            self.waiting_since_us = clock.now_us();
+        }
+    }
+}
+
 impl State {
     fn new(log: ChannelLog, on_disk: Option<OnDisk>) -> Self {
         Self { log, interests: Vec::new(), forgotten: false, on_disk: on_disk.map(Box::new) }
@@ -498,11 +523,18 @@ impl State {
         self.interests.is_empty() && is_unused
     }
 
-    fn note_taken(&mut self, shard: u16, taken: u64) {
-        if let Some(interest) = self.interests.iter_mut().find(|interest| interest.shard == shard) {
-            interest.told = false;
-            interest.taken = taken;
-        }
+    /// A shard takes events that came within `span_ms`. Gives when the first of them came.
+    fn note_taken(&mut self, shard: u16, taken: u64, span_ms: u64) -> u64 {
+        let head = self.log.head();
+        let Some(interest) = self.interests.iter_mut().find(|interest| interest.shard == shard) else {
+            return 0;
+        };
+        interest.told = false;
+        interest.taken = taken;
+        let since_us = interest.waiting_since_us;
+        // What is left came after all that is taken.
+        interest.waiting_since_us = if taken < head { since_us.saturating_add(span_ms * 1000) } else { 0 };
+        since_us
     }
 }
 

@@ -8,8 +8,20 @@ use std::sync::atomic::Ordering;
 use tidewire_core::log::ChannelLog;
 use tidewire_core::{ChannelName, Code, NewEvent, Problem, Timestamp};
 
-use super::{Channel, Hub, STRIPES, SWEEPS, lock};
+use super::{Channel, History, Hub, STRIPES, SWEEPS, lock};
 use crate::store::retention;
+
+impl History {
+    /// One part of the channels, in memory and on disk, retains so much now.
+    fn note(&self, part: usize, retained: [(u64, u64); 2]) {
+        let mut parts = lock(&self.parts);
+        parts[part] = retained;
+        for (place, amount) in [&self.memory, &self.disk].into_iter().enumerate() {
+            amount.events.store(parts.iter().map(|part| part[place].0).sum(), Ordering::Relaxed);
+            amount.bytes.store(parts.iter().map(|part| part[place].1).sum(), Ordering::Relaxed);
+        }
+    }
+}
 
 impl Hub {
     /// Makes room for an event when all channels together hold as much as they may: every channel may then
@@ -80,6 +92,7 @@ impl Hub {
         // An empty channel is cheap, and while it is known, cursors into it stay exact.
         let crowded = self.channels.load(Ordering::Relaxed) > self.limits().channels / 2;
         let part = self.swept.fetch_add(1, Ordering::Relaxed) % SWEEPS;
+        let mut retained = [(0, 0); 2];
         for stripe in self.stripes.iter().skip(part).step_by(SWEEPS) {
             let channels: Vec<Arc<Channel>> = lock(stripe).values().cloned().collect();
             let mut empty = false;
@@ -89,6 +102,9 @@ impl Hub {
                 state.log.expire(now, channel.window());
                 self.account(before, state.log.bytes());
                 empty |= state.is_forgettable();
+                let (events, bytes) = channel.retained_in(&state);
+                let sum = &mut retained[usize::from(channel.is_on_disk())];
+                *sum = (sum.0 + events as u64, sum.1 + bytes as u64);
                 drop(state);
                 if let Some(disk) = self.disk().filter(|_| channel.is_on_disk()) {
                     retention::sweep_channel(disk, channel, now);
@@ -98,6 +114,7 @@ impl Hub {
                 self.forget_empty(&mut lock(stripe));
             }
         }
+        self.history.note(part, retained);
     }
 
     fn forget_empty(&self, stripe: &mut HashMap<ChannelName, Arc<Channel>>) {

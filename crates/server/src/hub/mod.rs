@@ -19,10 +19,12 @@ use tidewire_core::log::state::StateSize;
 use tidewire_core::wire::poll::State;
 use tidewire_core::{ChannelName, Epoch, Event, EventId, NewEvent, Timestamp};
 
+use crate::clock::Clock;
 use crate::settings::Settings;
 use crate::shard::{Inbox, Message};
 use crate::store::commit::{Order, Submission, Waiter};
 use crate::store::{ChannelRecord, Disk, StoredChannel, Totals};
+pub(crate) use channel::Taken;
 pub use channel::{Channel, Located, Snapshot, Unread};
 
 /// Lookups of different channels rarely meet on one lock.
@@ -48,6 +50,23 @@ pub struct Hub {
     swept: AtomicUsize,
     /// No forgotten channel had a higher offset, so a channel that begins here repeats no id.
     floor: AtomicU64,
+    clock: Clock,
+    history: History,
+}
+
+/// What channels retain, as the sweeps found it: those of each part of the channels, and their sum.
+#[derive(Debug, Default)]
+pub(crate) struct History {
+    pub(crate) memory: Amount,
+    pub(crate) disk: Amount,
+    parts: Mutex<[[(u64, u64); 2]; SWEEPS]>,
+}
+
+/// Some events.
+#[derive(Debug, Default)]
+pub(crate) struct Amount {
+    pub(crate) events: AtomicU64,
+    pub(crate) bytes: AtomicU64,
 }
 
 /// The log on disk.
@@ -86,6 +105,7 @@ impl Hub {
         settings: Arc<Settings>,
         inboxes: Vec<Arc<Inbox>>,
         durable: Option<(Arc<Disk>, Totals)>,
+        clock: Clock,
     ) -> Self {
         let hasher = RandomState::new();
         Self {
@@ -105,6 +125,8 @@ impl Hub {
             relieved: AtomicUsize::new(0),
             swept: AtomicUsize::new(0),
             floor: AtomicU64::new(0),
+            clock,
+            history: History::default(),
         }
     }
 
@@ -243,7 +265,7 @@ impl Hub {
             let appended = outcome?;
             if !appended.duplicate {
                 for interest in state.interests.iter_mut().filter(|interest| !interest.told) {
-                    interest.told = true;
+                    interest.tell(self.clock);
                     self.inboxes[usize::from(interest.shard)].push(Message::Dirty(interest.slot));
                 }
             }
@@ -264,7 +286,7 @@ impl Hub {
         let before = state.log.bytes();
         state.adopt(on_disk, now, channel.window(), channel.retention().events);
         for interest in state.interests.iter_mut().filter(|interest| !interest.told) {
-            interest.told = true;
+            interest.tell(self.clock);
             told.push((interest.shard, interest.slot));
         }
         self.account(before, state.log.bytes());
@@ -315,7 +337,16 @@ impl Hub {
         self.durable.as_ref().map(|durable| &durable.disk)
     }
 
-    /// How many channels there are, and how many bytes of history they hold.
+    pub(crate) fn clock(&self) -> Clock {
+        self.clock
+    }
+
+    /// How much channels retain. No older than it takes to sweep through all of them.
+    pub(crate) fn history(&self) -> &History {
+        &self.history
+    }
+
+    /// How many channels there are, and how many bytes of history they hold in memory.
     pub fn usage(&self) -> (usize, usize) {
         (self.channels.load(Ordering::Relaxed), self.history_bytes.load(Ordering::Relaxed))
     }

@@ -16,7 +16,7 @@ fn hub(text: &str) -> Hub {
     let settings =
         Settings::load(Some(&path), &Flags { memory: true, ..Flags::default() }).expect("right settings");
     std::fs::remove_file(&path).expect("removed");
-    Hub::new(Arc::new(settings), Vec::new(), None)
+    Hub::new(Arc::new(settings), Vec::new(), None, Clock::start())
 }
 
 fn publish(hub: &Hub, channel: &str, bytes: usize, now: u64) -> Result<EventId, Code> {

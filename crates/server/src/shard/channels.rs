@@ -11,6 +11,7 @@ use tidewire_core::wire::Form;
 use super::connection::Connection;
 use super::long_poll::Reply;
 use crate::hub::Channel;
+use crate::metrics::Transport;
 
 /// A connection's place in a channel.
 #[derive(Debug, Clone, Copy)]
@@ -46,6 +47,17 @@ pub(super) enum Bytewise {
     Poll(Reply),
 }
 
+impl Bytewise {
+    /// What those are who get such bytes.
+    pub(super) fn transport(&self) -> Transport {
+        match self {
+            Self::Frames(Form::EventStream) => Transport::EventStream,
+            Self::Frames(_) => Transport::WebSocket,
+            Self::Poll(_) => Transport::LongPoll,
+        }
+    }
+}
+
 /// Caught-up subscribers that get the same bytes. While a batch is fanned out, those before `sent` have it.
 #[derive(Debug)]
 pub(super) struct Group {
@@ -63,6 +75,8 @@ pub(super) struct Batch {
     /// The group that gets it now, and its bytes if they are made.
     pub(super) group: usize,
     pub(super) encoded: Option<Encoded>,
+    /// When its oldest event was accepted.
+    pub(super) accepted_us: u64,
     /// There was more in the log than fits.
     pub(super) more: bool,
 }
@@ -73,6 +87,8 @@ pub(super) struct Encoded {
     pub(super) bytes: Bytes,
     /// Where each event's frame ends. Empty if the bytes are one whole.
     pub(super) ends: Vec<usize>,
+    /// How many events they are.
+    pub(super) events: usize,
 }
 
 /// A channel that connections of this shard subscribe to.

@@ -68,7 +68,7 @@ impl Shard {
         let published = self.hub.publish(name, event, wall_clock(), waiter)?;
         match &published {
             Some(published) => {
-                self.counters.published.add(1);
+                self.counters.note_published(published.appended.duplicate);
                 self.connections[id as usize].record.add_published();
                 self.pause_if_ahead(id, published, name);
             }
@@ -167,7 +167,7 @@ impl Shard {
         for Completion { ticket, channel, outcome } in completions {
             let Awaited { connection: id, serial, answer } = self.awaited.remove(ticket as usize);
             match &outcome {
-                Ok(Done::Published(_)) => self.counters.published.add(1),
+                Ok(Done::Published(published)) => self.counters.note_published(published.appended.duplicate),
                 Ok(Done::Deleted) => {}
                 Err(problem) => self.counters.note_refused(problem),
             }

@@ -206,26 +206,26 @@ impl Connection {
         Written::All
     }
 
-    /// Writes what is pending, as far as it goes. False if the connection is broken.
-    pub(super) fn write_pending(&mut self) -> bool {
+    /// Writes what is pending, as far as it goes; gives how many bytes went. `None` if the connection is broken.
+    pub(super) fn write_pending(&mut self) -> Option<usize> {
         if self.blocked {
-            return true;
+            return Some(0);
         }
         match self.socket.flush() {
             Ok(all) => self.blocked = !all,
-            Err(_) => return false,
+            Err(_) => return None,
         }
         if self.pending.is_empty() || self.blocked {
-            return true;
+            return Some(0);
         }
         let pending = std::mem::take(&mut self.pending);
         match self.write(&pending) {
-            Written::All => true,
+            Written::All => Some(pending.len()),
             Written::Part(taken) => {
                 self.pending = pending.slice(taken..);
-                true
+                Some(taken)
             }
-            Written::Broken => false,
+            Written::Broken => None,
         }
     }
 
@@ -239,6 +239,11 @@ impl Connection {
                 Err(error) => return Err(error),
             }
         }
+    }
+
+    /// Whether its bytes are those of its streams, which are counted there.
+    pub(super) fn carries_streams(&self) -> bool {
+        matches!(self.protocol, Protocol::Http2(_))
     }
 
     /// Whether what comes from the peer may be acted on now.

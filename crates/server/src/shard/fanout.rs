@@ -11,6 +11,8 @@ use tidewire_core::wire::Form;
 use super::Shard;
 use super::channels::{Batch, Bytewise, Encoded, Member};
 use super::connection::{Protocol, Written};
+use crate::hub::Taken;
+use crate::metrics::Slow;
 
 /// How many writes a channel may do before others have their turn.
 const SLICE_WRITES: usize = 256;
@@ -67,10 +69,11 @@ impl Shard {
         }
         let mut events = Vec::new();
         match local.channel.take(self.index, local.reached, BATCH_BYTES, &mut events) {
-            Ok(head) => {
+            Ok(Taken { head, waiting_since_us }) => {
                 let Some(to) = events.last().map(|event| event.id.offset) else { return };
                 local.groups.iter_mut().for_each(|group| group.sent = 0);
-                local.batch = Some(Batch { events, to, group: 0, encoded: None, more: to < head });
+                let (more, accepted_us) = (to < head, waiting_since_us);
+                local.batch = Some(Batch { events, to, group: 0, encoded: None, more, accepted_us });
             }
             Err(next) => {
                 // This shard itself was too slow. Nobody is skipped silently: all stand alone where
@@ -102,10 +105,11 @@ impl Shard {
 
     fn write_to_group(&mut self, number: u32, group: usize, writes: &mut usize) {
         let Some((bytewise, encoded)) = self.encoded(number, group) else { return };
+        let mut whole = 0;
         while *writes > 0 {
             let local = &mut self.channels[number as usize];
             let members = &local.groups[group];
-            let Some(&member) = members.members.get(members.sent) else { return };
+            let Some(&member) = members.members.get(members.sent) else { break };
             let connection = &mut self.connections[member.connection as usize];
             if !connection.is_free() {
                 local.part(&mut self.connections, member, local.reached);
@@ -114,8 +118,8 @@ impl Shard {
             *writes -= 1;
             match connection.write(&encoded.bytes) {
                 Written::All => {
-                    connection.record.add_delivered(encoded.ends.len());
-                    self.counters.add_delivered(encoded.ends.len(), encoded.bytes.len());
+                    connection.record.add_delivered(encoded.events);
+                    whole += 1;
                     local.groups[group].sent += 1;
                     if let Bytewise::Poll(reply) = &bytewise {
                         self.finish_long_poll(member.connection, reply.exchange.keep_alive);
@@ -125,6 +129,9 @@ impl Shard {
                 Written::Broken => self.close(member.connection),
             }
         }
+        // Once for all of them: what is counted costs a delivery nothing.
+        self.counters.add_delivered(bytewise.transport(), whole * encoded.events);
+        self.counters.add_written(whole * encoded.bytes.len());
     }
 
     /// The bytes of the batch for a group, made once.
@@ -137,7 +144,7 @@ impl Shard {
                 Bytewise::Frames(form) => concatenated(&batch.events, *form, &mut self.deflater),
                 Bytewise::Poll(reply) => {
                     let bytes = reply.answer(&local.channel, local.reached, &batch.events, batch.more);
-                    Encoded { bytes, ends: Vec::new() }
+                    Encoded { bytes, ends: Vec::new(), events: reply.events(batch.events.len()) }
                 }
             });
         }
@@ -164,6 +171,9 @@ impl Shard {
         match bytewise {
             Bytewise::Poll(reply) => {
                 connection.pending = encoded.bytes.slice(taken..);
+                connection.record.add_delivered(encoded.events);
+                self.counters.add_delivered(bytewise.transport(), encoded.events);
+                self.counters.add_written(taken);
                 self.finish_long_poll(member.connection, reply.exchange.keep_alive);
             }
             &Bytewise::Frames(form) => {
@@ -179,7 +189,8 @@ impl Shard {
                 let seen = under_way + usize::from(begun);
                 let cursor = if seen == 0 { local.reached } else { batch.events[seen - 1].id.offset };
                 connection.record.add_delivered(under_way);
-                self.counters.add_delivered(under_way, taken);
+                self.counters.add_delivered(bytewise.transport(), under_way);
+                self.counters.add_written(taken);
                 local.part(&mut self.connections, member, cursor);
             }
         }
@@ -194,6 +205,7 @@ impl Shard {
         if let Some(batch) = local.batch.take() {
             local.reached = batch.to;
             more |= batch.more;
+            self.counters.delivery.observe_us(self.clock.now_us().saturating_sub(batch.accepted_us));
         }
         local.queued = more;
         let mut too_slow = Vec::new();
@@ -212,7 +224,7 @@ impl Shard {
             }
         }
         for connection in too_slow {
-            self.close_slow(connection);
+            self.close_slow(connection, Slow::Lag);
         }
         // The last subscriber may have left, now or during the batch.
         let Some(local) = self.channels.get_mut(number as usize) else { return false };
@@ -231,7 +243,7 @@ fn concatenated(
 ) -> Encoded {
     if let [event] = events {
         let bytes = event.frame(form, deflater).clone();
-        return Encoded { ends: vec![bytes.len()], bytes };
+        return Encoded { ends: vec![bytes.len()], bytes, events: 1 };
     }
     let mut bytes = BytesMut::new();
     let mut ends = Vec::with_capacity(events.len());
@@ -239,5 +251,5 @@ fn concatenated(
         bytes.extend_from_slice(event.frame(form, deflater));
         ends.push(bytes.len());
     }
-    Encoded { bytes: Bytes::from(bytes), ends }
+    Encoded { bytes: Bytes::from(bytes), ends, events: events.len() }
 }

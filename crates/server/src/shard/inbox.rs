@@ -2,7 +2,7 @@
 //!
 //! Bounded by what may be told: one `Dirty` per channel and shard until the shard looks, one
 //! `Connection` per accepted socket (which `limits.connections` bounds), one answer per order to the disk, one
-//! decision per channel that a request names, one `Stop`.
+//! decision per channel that a request names, one `Survey` per request that asks for one, one `Stop`.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -44,6 +44,15 @@ pub(crate) enum Message {
     },
     /// Events that a connection wanted are read from disk.
     Loaded(Loaded),
+    /// Look how things are: a connection of another shard waits to hear that it is done.
+    Survey {
+        /// The shard of the connection.
+        shard: u16,
+        /// The connection.
+        connection: u32,
+        /// Tells it from a later one of the same number.
+        serial: u32,
+    },
     /// Say goodbye to all connections and end.
     Stop,
 }
@@ -82,6 +91,11 @@ impl Inbox {
 
     pub(super) fn wake_up(&self) {
         self.asleep.store(false, Ordering::SeqCst);
+    }
+
+    /// How many messages the shard has yet to look at.
+    pub(crate) fn len(&self) -> usize {
+        self.lock().len()
     }
 
     /// Exchanges the messages for an empty vector, so that both keep their memory.

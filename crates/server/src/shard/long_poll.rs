@@ -52,9 +52,15 @@ pub(super) struct LongPoll {
 struct Answer {
     body: Vec<u8>,
     etag: String,
-    has_events: bool,
+    events: usize,
     has_gap: bool,
     more: bool,
+}
+
+impl Answer {
+    fn has_events(&self) -> bool {
+        self.events > 0
+    }
 }
 
 impl Reply {
@@ -70,9 +76,14 @@ impl Reply {
         }
     }
 
+    /// How many of so many events an answer has.
+    pub(super) fn events(&self, available: usize) -> usize {
+        available.min(self.limit)
+    }
+
     /// The whole answer to polls of one channel that waited at `after` and now get `events`.
     pub(super) fn answer(&self, channel: &Channel, after: u64, events: &[Arc<Event>], more: bool) -> Bytes {
-        let page = &events[..events.len().min(self.limit)];
+        let page = &events[..self.events(events.len())];
         let cursor = page.last().map_or(channel.id(after), |event| event.id);
         let more = more || page.len() < events.len();
         let answer = self.page(&[channel.name().as_str()], &[channel.id(after)], page, &[cursor], more, None);
@@ -95,7 +106,7 @@ impl Reply {
         Answer {
             body: page.to_json(),
             etag: etag(from, to, more, gap),
-            has_events: !events.is_empty(),
+            events: events.len(),
             has_gap: gap.is_some(),
             more,
         }
@@ -108,9 +119,9 @@ impl Reply {
 
     /// PROTOCOL.md section 2.2.
     fn cache_control(&self, answer: &Answer) -> &'static str {
-        let is_for_all_time = self.since_is_cursor && answer.has_events && (self.holds || answer.more);
+        let is_for_all_time = self.since_is_cursor && answer.has_events() && (self.holds || answer.more);
         match (is_for_all_time, self.exchange.private) {
-            _ if self.since_is_latest || (self.holds && !answer.has_events) => "no-store",
+            _ if self.since_is_latest || (self.holds && !answer.has_events()) => "no-store",
             (true, false) => "public, max-age=60",
             (true, true) => "private, max-age=60",
             (false, false) => "public, no-cache",
@@ -163,9 +174,6 @@ impl Shard {
     ) -> Result<(), Problem> {
         let requested = read.since.as_deref().unwrap_or_default();
         let gap = found.gap.as_ref().map(|gap| gap.to_json(&read.channels, read.several, requested));
-        if gap.is_some() {
-            self.counters.gaps.add(1);
-        }
         let from: Vec<EventId> = found.readers.iter().map(|reader| reader.position).collect();
         let answer = match self.read_answer(found.readers, &read, &reply, gap.as_deref()) {
             Ok(answer) => answer,
@@ -179,7 +187,7 @@ impl Shard {
             }
         };
         let same = if_none_match.as_deref().is_some_and(|header| matches_etag(header, &answer.etag));
-        let tells = (answer.has_events || answer.has_gap) && !same;
+        let tells = (answer.has_events() || answer.has_gap) && !same;
         let wait_ms =
             read.wait_ms.filter(|ms| *ms > 0 && !tells && !reply.exchange.head_only && !self.stopping);
         if let Some(wait_ms) = wait_ms {
@@ -229,6 +237,9 @@ impl Shard {
             reply.exchange.not_modified(&mut self.out, &answer.etag, reply.cache_control(answer));
         } else {
             reply.push(&mut self.out, answer);
+            let transport = if reply.holds { Transport::LongPoll } else { Transport::Http };
+            self.counters.add_delivered(transport, answer.events);
+            self.counters.gaps.add(u64::from(answer.has_gap));
         }
         self.after_answer(id, reply.exchange.keep_alive);
     }
@@ -262,7 +273,7 @@ impl Shard {
                 let Protocol::LongPoll(poll) = &self.connections[id as usize].protocol else { return };
                 let same =
                     poll.if_none_match.as_deref().is_some_and(|header| matches_etag(header, &answer.etag));
-                if poll.at_once || ((answer.has_events || answer.has_gap) && !same) {
+                if poll.at_once || ((answer.has_events() || answer.has_gap) && !same) {
                     self.finish_long_poll(id, reply.exchange.keep_alive);
                     self.push_answer(id, &reply, &answer, same);
                 }

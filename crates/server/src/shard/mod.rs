@@ -21,6 +21,7 @@ mod replay;
 mod requests;
 mod snapshots;
 mod subscriptions;
+mod survey;
 mod timers;
 mod turn;
 mod upload;
@@ -40,7 +41,7 @@ use tidewire_core::websocket::{Deflater, Inflater};
 use tidewire_core::{ChannelName, Event};
 
 use crate::access::Access;
-use crate::clock::Clock;
+use crate::clock::{Clock, ms_of};
 use crate::hub::Hub;
 use crate::listener::{Accepted, EXHAUSTED_PAUSE_MS, Listener, Waiting};
 use crate::metrics::{ShardCounters, Transport};
@@ -93,6 +94,8 @@ pub(crate) struct Shard {
     counters: Arc<ShardCounters>,
     clock: Clock,
     now_ms: u64,
+    /// Up to when the time that it had something to do is counted.
+    busy_since_us: u64,
     /// One shard has them.
     listeners: Vec<Listener>,
     /// When to accept those who wait, if any do.
@@ -137,7 +140,8 @@ pub(crate) fn prepare() -> io::Result<(Poll, Arc<Inbox>)> {
 
 impl Shard {
     pub(crate) fn new(index: u16, poll: Poll, inbox: Arc<Inbox>, shared: &Shared) -> Self {
-        let now_ms = shared.clock.now_ms();
+        let now_us = shared.clock.now_us();
+        let now_ms = ms_of(now_us);
         Self {
             index,
             poll,
@@ -150,6 +154,7 @@ impl Shard {
             counters: Arc::clone(&shared.gauges.shards[usize::from(index)]),
             clock: shared.clock,
             now_ms,
+            busy_since_us: now_us,
             listeners: Vec::new(),
             accept_at_ms: None,
             connections: Slab::new(),
@@ -195,11 +200,21 @@ impl Shard {
         while !(self.stopping && (self.connections.is_empty() || self.now_ms >= self.stops_ms)) {
             self.queue_woken();
             let timeout = self.sleep_for();
+            let sleeps = timeout != Some(Duration::ZERO);
+            if sleeps {
+                self.note_busy(self.clock.now_us());
+            }
             match self.poll.poll(&mut events, timeout) {
                 Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(error),
                 _ => self.inbox.wake_up(),
             }
-            self.now_ms = self.clock.now_ms();
+            let now_us = self.clock.now_us();
+            if sleeps {
+                self.busy_since_us = now_us
+            } else {
+                self.note_busy(now_us)
+            }
+            self.now_ms = ms_of(now_us);
             for event in &events {
                 match event.token() {
                     WAKE => {}
@@ -228,6 +243,12 @@ impl Shard {
         let due_ms = self.wheel.next_due_ms().into_iter().chain(self.accept_at_ms).chain(stops_ms).min();
         let timer = due_ms.map(|due_ms| Duration::from_millis(due_ms.saturating_sub(self.clock.now_ms())));
         if self.paused.is_empty() { timer } else { Some(timer.map_or(PAUSE, |timer| timer.min(PAUSE))) }
+    }
+
+    /// The shard had something to do until now.
+    fn note_busy(&mut self, now_us: u64) {
+        self.counters.busy_us.add(now_us - self.busy_since_us);
+        self.busy_since_us = now_us;
     }
 
     fn accept_waiting(&mut self) {
@@ -270,6 +291,7 @@ impl Shard {
             }
             Message::Expel { connection, serial, why } => self.handle_expulsion(connection, serial, why),
             Message::Loaded(loaded) => self.handle_loaded(loaded),
+            Message::Survey { shard, connection, serial } => self.handle_survey(shard, connection, serial),
             Message::Stop => self.stop(),
         }
     }
@@ -339,9 +361,9 @@ impl Shard {
 
     fn continue_closing(&mut self, id: u32) {
         let connection = &mut self.connections[id as usize];
-        if !connection.write_pending() {
-            return self.close(id);
-        }
+        let Some(written) = connection.write_pending() else { return self.close(id) };
+        self.counters.add_written(written);
+        let connection = &mut self.connections[id as usize];
         if !connection.is_free() {
             return;
         }

@@ -11,6 +11,7 @@ use super::channels::{Bytewise, Member};
 use super::connection::{Protocol, Written};
 use crate::http::read::{Missing, Reader, gather, joined_cursor};
 use crate::hub::Unread;
+use crate::metrics::Slow;
 
 /// How much a laggard gets in one turn, so that others have theirs.
 const TURN_BYTES: usize = 256 << 10;
@@ -41,7 +42,7 @@ impl Shard {
                 self.out.truncate(replies);
                 self.marks.clear();
                 self.write_out(id, replies);
-                return self.close_slow(id);
+                return self.close_slow(id, Slow::Evicted);
             }
         };
         self.write_out(id, replies);
@@ -217,7 +218,10 @@ impl Shard {
             };
         }
         connection.record.add_delivered(delivered);
-        self.counters.add_delivered(delivered, taken);
+        self.counters.add_delivered(connection.protocol.transport(), delivered);
+        if !connection.carries_streams() {
+            self.counters.add_written(taken);
+        }
         if connection.blocked {
             let now_ms = self.now_ms;
             if let Some(liveness) = connection.protocol.liveness_mut() {

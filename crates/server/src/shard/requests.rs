@@ -24,6 +24,9 @@ impl Shard {
     pub(super) fn handle_request(&mut self, id: u32, request: &Request<'_, '_>, rest: &mut &[u8]) -> bool {
         let route = Route::of(request.path);
         let Some(Visit { who, cors }) = self.visit(id, request, route.as_ref().ok()) else { return false };
+        if matches!(route, Ok(Route::Metrics)) && !self.is_surveyed(id) {
+            return false;
+        }
         self.connections[id as usize].decisions = None;
         self.connections[id as usize].protocol = self.between_requests();
         self.counters.requests.add(1);
@@ -201,7 +204,8 @@ impl Shard {
                 exchange.json(&mut self.out, 200, &fields, b"{\"status\":\"ok\"}")
             }
             _ => {
-                let text = metrics::exposition(&self.gauges, &self.hub, &self.access);
+                let (gauges, hub, access) = (&*self.gauges, &*self.hub, &*self.access);
+                let text = metrics::exposition(metrics::Sources { gauges, hub, access });
                 let fields = [("Content-Type", metrics::CONTENT_TYPE), ("Cache-Control", "no-store")];
                 exchange.answer(&mut self.out, 200, &fields, text.as_bytes());
             }

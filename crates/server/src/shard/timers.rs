@@ -10,6 +10,7 @@ use tidewire_core::{Code, Problem};
 
 use super::Shard;
 use super::connection::{Goodbye, Protocol};
+use crate::metrics::Slow;
 
 /// The soonest that clients should come back to a server that goes away: the next one must be there.
 const RECONNECT_LEAST_MS: u64 = 500;
@@ -79,7 +80,7 @@ impl Shard {
                 self.arm_at(id, until_ms.min(ends_ms));
             }
             Due::Heartbeat => self.send_heartbeat(id),
-            Due::Stalled => self.close_slow(id),
+            Due::Stalled => self.close_slow(id, Slow::Stall),
             Due::Silent => self.handle_expired(id),
         }
     }
@@ -123,14 +124,14 @@ impl Shard {
     }
 
     /// Closes a subscriber that fell too far behind, in a way from which it can resume.
-    pub(super) fn close_slow(&mut self, id: u32) {
+    pub(super) fn close_slow(&mut self, id: u32, why: Slow) {
         let Some(connection) = self.connections.get(id as usize) else { return };
         let goodbye = match connection.protocol {
             Protocol::WebSocket(_) => Goodbye::frame(CloseCode::SLOW_CONSUMER, "slow_consumer"),
             Protocol::EventStream { .. } => Goodbye::quiet(CloseCode::SLOW_CONSUMER),
             _ => return self.close(id),
         };
-        self.counters.slow.add(1);
+        self.counters.note_slow(why);
         self.start_closing(id, goodbye);
     }
 

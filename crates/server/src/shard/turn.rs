@@ -32,8 +32,9 @@ impl Shard {
     fn act_and_answer(&mut self, id: u32) {
         debug_assert!(self.out.is_empty() && self.marks.is_empty());
         let connection = &mut self.connections[id as usize];
-        if !connection.write_pending() {
-            return self.close(id);
+        let Some(written) = connection.write_pending() else { return self.close(id) };
+        if !connection.carries_streams() {
+            self.counters.add_written(written);
         }
         if !connection.is_free() {
             let now_ms = self.now_ms;
@@ -106,6 +107,9 @@ impl Shard {
                 false
             }
             Ok(Some(length)) => {
+                if !connection.carries_streams() {
+                    self.counters.read_bytes.add(length as u64);
+                }
                 // A short read has emptied the socket (epoll(7)); what comes later is announced anew. Only an
                 // end that was announced already would not be.
                 let is_emptied = connection.socket.is_emptied_by_short_reads() && !connection.end_announced;

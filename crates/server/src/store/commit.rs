@@ -13,6 +13,7 @@ use super::remains::Remains;
 use super::{Disk, Store, StoreError, Totals, lock};
 use crate::clock::wall_clock;
 use crate::hub::{Channel, Hub, Published};
+use crate::metrics::Histogram;
 use crate::shard::Message;
 
 /// The most orders in one commit, and the most bytes, so that none takes long.
@@ -87,6 +88,8 @@ pub(crate) struct Commits {
     waiting: Mutex<Waiting>,
     arrived: Condvar,
     bytes: AtomicUsize,
+    /// How long commits take, until they are on disk.
+    pub(crate) duration: Histogram,
 }
 
 #[derive(Debug, Default)]
@@ -192,7 +195,12 @@ impl Committer {
         let bytes = orders.iter().map(Order::bytes).sum();
         let now = wall_clock();
         let outcome = match (self.disk.failure(), self.disk.store()) {
-            (None, Ok(store)) => self.write(&store, &orders, now),
+            (None, Ok(store)) => {
+                let begun_us = self.hub.clock().now_us();
+                let outcome = self.write(&store, &orders, now);
+                self.disk.commits.duration.observe_us(self.hub.clock().now_us() - begun_us);
+                outcome
+            }
             (Some(failure), _) | (None, Err(failure)) => Err(failure),
         };
         let outcomes = outcome.unwrap_or_else(|failure| {

@@ -2,7 +2,7 @@
 //! to those who write to it and read from it. Must not know what they do.
 
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use super::commit::Commits;
@@ -19,6 +19,8 @@ pub(crate) struct Disk {
     pub(crate) commits: Commits,
     pub(crate) loads: Loads,
     pub(crate) chunks: Chunks,
+    /// How large its files were when somebody looked last.
+    pub(crate) bytes: AtomicU64,
     /// What deleted channels have left is being swept away.
     sweeping: AtomicBool,
     store: RwLock<Opened>,
@@ -39,6 +41,7 @@ impl Disk {
             commits: Commits::default(),
             loads: Loads::default(),
             chunks: Chunks::default(),
+            bytes: AtomicU64::new(0),
             sweeping: AtomicBool::new(false),
             store: RwLock::new(Opened { store: Some(Arc::new(store)), failure: None }),
         }
@@ -54,6 +57,13 @@ impl Disk {
             (Some(store), _) => Ok(Arc::clone(store)),
             (None, Some(failure)) => Err(failure.clone()),
             (None, None) => Err(StoreError::Failed("the log is being opened anew".to_owned())),
+        }
+    }
+
+    /// Looks how large the files are.
+    pub(crate) fn note_size(&self) {
+        if let Ok(bytes) = self.store().and_then(|store| store.size_bytes()) {
+            self.bytes.store(bytes, Ordering::Relaxed);
         }
     }
 

@@ -308,6 +308,11 @@ impl Store {
         value.map(|value| Receipt::decode(&value).ok_or_else(StoreError::unreadable)).transpose()
     }
 
+    /// How large the store's files are.
+    fn size_bytes(&self) -> Result<u64, StoreError> {
+        self.database.disk_space().map_err(|error| StoreError::of(&error, "measuring the log"))
+    }
+
     fn batch(&self) -> fjall::OwnedWriteBatch {
         self.database.batch().durability(Some(PersistMode::SyncData))
     }
