@@ -182,7 +182,7 @@ fn leave_socket(visit: &Visit, until: Instant) -> (Outcome, Silences) {
     let mut silences = Silences::begin();
     let mut socket = match handshake(visit, "", false) {
         Ok((line, _)) => socket(line),
-        Err(refusal) => return (Outcome::Absent(format!("it did not open again: {refusal:?}")), silences),
+        Err(refusal) => return (Outcome::Absent(format!("it did not open again: {refusal}")), silences),
     };
     silences = Silences::begin();
     let outcome = loop {

@@ -1,6 +1,7 @@
 //! Probe: WebSockets. Does the handshake come through, and do messages both ways?
 //! Must not know frames, which are the library's business.
 
+use std::fmt;
 use std::time::{Duration, Instant};
 
 use base64::Engine;
@@ -59,6 +60,16 @@ pub(super) enum Refusal {
     Trouble(Trouble),
     /// A 101 that is none.
     Wrong(String),
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Answer(answer) => f.write_str(&describe(answer)),
+            Self::Trouble(trouble) => trouble.fmt(f),
+            Self::Wrong(what) => f.write_str(what),
+        }
+    }
 }
 
 impl Refusal {
