@@ -43,10 +43,20 @@ impl ChannelName {
         }
     }
 
+    /// Whether the name is one of the server's own: what it says there of itself is for those who run it.
+    pub fn is_reserved(&self) -> bool {
+        is_reserved(self.as_str())
+    }
+
     /// The name as text.
     pub fn as_str(&self) -> &str {
         &self.0
     }
+}
+
+/// Whether a name is one of the server's own, as event names with the same beginning are.
+pub fn is_reserved(name: &str) -> bool {
+    name.starts_with("tidewire.")
 }
 
 fn is_name_byte(byte: u8) -> bool {

@@ -153,6 +153,23 @@ limits! {
     backlog_events: u64 = 1_000, 1 => ANY;
 }
 
+/// How many statistics the server keeps of itself, one a second: those who come back see what they missed.
+pub const STATISTICS_EVENTS: usize = 300;
+/// How many bytes they may have.
+pub const STATISTICS_BYTES: usize = 4 << 20;
+/// How old they may be.
+pub const STATISTICS_AGE_MS: u64 = 300_000;
+/// How many channels are in each list of the busiest.
+pub const TOP_CHANNELS: usize = 10;
+/// How many users and addresses are in each list of those who talk most.
+pub const TOP_TALKERS: usize = 20;
+/// How many lists of channels may wait to be made. Beyond: 503.
+pub const LISTINGS_WAITING: usize = 256;
+/// How many connections a shard looks at for statistics before others have their turn.
+pub const LOOK_CONNECTIONS: usize = 1_000;
+/// Of how many addresses a shard knows at the most how many connections each has. Those beyond are left out.
+pub const LOOK_ADDRESSES: usize = 100_000;
+
 /// How much of a channel's past is kept. An event is dropped when any bound is passed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Retention {

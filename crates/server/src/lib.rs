@@ -13,6 +13,7 @@ mod hub;
 mod listener;
 mod log;
 mod metrics;
+mod operators;
 mod schema;
 mod server;
 mod settings;

@@ -20,6 +20,7 @@ use crate::drain::{Drain, Given};
 use crate::hub::Hub;
 use crate::listener::{Listener, Port, REFUSALS, REFUSALS_MAX};
 use crate::metrics::ShardCounters;
+use crate::operators::{self, Operators};
 use crate::settings::Settings;
 use crate::shard::{self, Message, Shard, Shared};
 use crate::sources::host;
@@ -46,6 +47,8 @@ pub(crate) struct Gauges {
     pub(crate) refused: [AtomicU64; REFUSALS.len()],
     /// Connections that are being told why they cannot stay.
     pub(crate) refusals: AtomicUsize,
+    /// Those of them that watch the server drain.
+    pub(crate) watchers: AtomicUsize,
     pub(crate) drain: Arc<Drain>,
     /// The most connections: `limits.connections`, or what the system's file descriptors allow.
     pub(crate) connections_max: usize,
@@ -62,6 +65,7 @@ pub struct Server {
     access: Arc<Access>,
     stopping: Arc<AtomicBool>,
     drain: Arc<Drain>,
+    operators: Arc<Operators>,
     notice: Duration,
     shards: Vec<JoinHandle<std::io::Result<()>>>,
     helpers: Vec<JoinHandle<()>>,
@@ -101,17 +105,21 @@ impl Server {
             connections: AtomicUsize::new(0),
             refused: Default::default(),
             refusals: AtomicUsize::new(0),
+            watchers: AtomicUsize::new(0),
             drain: Arc::default(),
             connections_max: settings.limits.connections.min(descriptors_for_connections()),
             started: wall_clock(),
         });
         let (drain, notice) =
             (Arc::clone(&gauges.drain), Duration::from_millis(settings.limits.drain_notice_ms));
+        let (operators, jobs) = operators::prepare();
+        let operators = Arc::new(operators);
         let shared = Arc::new(Shared {
             hub: Arc::clone(&hub),
             settings: Arc::clone(&settings),
             access: Arc::clone(&access),
-            gauges,
+            gauges: Arc::clone(&gauges),
+            operators: Arc::clone(&operators),
             clock,
         });
         let mut shards = Vec::new();
@@ -138,6 +146,7 @@ impl Server {
         }
         let stopping = Arc::new(AtomicBool::new(false));
         let mut helpers = vec![sweeper(Arc::clone(&hub), Arc::clone(&stopping))?];
+        helpers.push(operators::start(jobs, Arc::clone(&hub), gauges, Arc::clone(&access))?);
         let durable = match durable {
             Some((disk, totals)) => start_log(&hub, disk, totals)?,
             None => Vec::new(),
@@ -156,6 +165,7 @@ impl Server {
             access,
             stopping,
             drain,
+            operators,
             notice,
             shards,
             helpers,
@@ -202,6 +212,7 @@ impl Server {
         if let Some(callback) = &self.access.callback {
             callback.stop();
         }
+        self.operators.stop();
         for helper in self.helpers {
             helper.thread().unpark();
             let _ = helper.join();

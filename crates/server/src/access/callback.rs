@@ -316,6 +316,7 @@ fn verdict(answer: Answer, grants: &RecentGrants) -> Result<Verdict, String> {
     let end_ms = |seconds: u64| NonZeroU64::new(now_ms.saturating_add(seconds.saturating_mul(1000)));
     let expires_at_ms = answer.expires_in_seconds.and_then(end_ms);
     Ok(Verdict::Allowed(Some(Arc::new(Identity {
+        is_minted: false,
         user: answer.user.filter(|user| !user.is_empty()).map(Arc::from),
         is_admin: false,
         grants: grants.of_claim(answer.rights.as_ref())?,

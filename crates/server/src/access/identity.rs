@@ -6,7 +6,7 @@ use std::num::NonZeroU64;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use serde_json::Value;
-use tidewire_core::{Code, Problem};
+use tidewire_core::{ChannelName, Code, Problem};
 
 use super::pattern::{Fit, Pattern};
 use super::settings::{Allowed, ChannelRights};
@@ -48,6 +48,8 @@ pub(crate) struct Identity {
     pub(crate) user: Option<Arc<str>>,
     /// The application itself, which may do everything.
     pub(crate) is_admin: bool,
+    /// Somebody whom the application itself gave exactly these rights, whatever the configuration says of a channel.
+    pub(crate) is_minted: bool,
     /// What the token grants; nothing is said there if `None`.
     pub(crate) grants: Option<Arc<Grants>>,
     /// When the token ends, in Unix milliseconds.
@@ -60,6 +62,49 @@ impl Identity {
     /// Whoever has the admin key.
     pub(crate) fn admin() -> Self {
         Self { is_admin: true, ..Self::default() }
+    }
+
+    /// Somebody who may do these things on one channel, and nothing else, for whoever has the admin key.
+    pub(crate) fn minted(channel: &ChannelName, actions: &[Action], expires_at_ms: u64) -> Self {
+        let list = |action: Action| {
+            let named = Pattern::parse(channel.as_str()).ok().filter(|_| actions.contains(&action));
+            Some(named.into_iter().collect())
+        };
+        let grants = Grants {
+            subscribe: list(Action::Subscribe),
+            history: list(Action::History),
+            publish: list(Action::Publish),
+        };
+        Self {
+            is_minted: true,
+            grants: Some(Arc::new(grants)),
+            expires_at_ms: NonZeroU64::new(expires_at_ms),
+            ..Self::default()
+        }
+    }
+
+    /// Whether somebody may do something on the server's own channels: reading them is for the admin key, and nobody
+    /// but the server itself says anything there.
+    ///
+    /// # Errors
+    /// `unauthenticated` if credentials could help, else `forbidden`.
+    pub(crate) fn check_reserved(who: Option<&Self>, action: Action) -> Result<(), Problem> {
+        let reads = matches!(action, Action::Subscribe | Action::History);
+        match who {
+            Some(who) if who.is_admin && reads => Ok(()),
+            None if reads => {
+                let detail = format!(
+                    "to {} there takes the admin key: channels tidewire.* are the server's own",
+                    verb(action)
+                );
+                Err(Problem::new(Code::Unauthenticated, detail))
+            }
+            _ => {
+                let detail = "channels tidewire.* are the server's own: it alone publishes there, and reading \
+                              them is for the admin key";
+                Err(Problem::new(Code::Forbidden, detail))
+            }
+        }
     }
 }
 
@@ -174,6 +219,17 @@ impl ChannelAccess<'_> {
     pub(crate) fn check(&self, action: Action, channel: &str, who: Option<&Identity>) -> Result<(), Problem> {
         if who.is_some_and(|who| who.is_admin) {
             return Ok(());
+        }
+        if let Some(who) = who.filter(|who| who.is_minted) {
+            let granted = who.grants.as_ref().and_then(|grants| grants.of(action));
+            return match granted.is_some_and(|patterns| names(patterns, channel, who)) {
+                true => Ok(()),
+                false => {
+                    let detail =
+                        format!("the ticket is not for this: it does not grant to {} there", verb(action));
+                    Err(Problem::new(Code::Forbidden, detail))
+                }
+            };
         }
         let allowed = self.allowed(action);
         if allowed == Allowed::Nobody {

@@ -187,6 +187,7 @@ impl Access {
         let who = Identity {
             user: claims.user.map(Arc::from),
             is_admin: false,
+            is_minted: false,
             grants,
             expires_at_ms: NonZeroU64::new(claims.expires_at_ms),
             issued_at_ms: claims.issued_at_ms.unwrap_or(0),

@@ -1,4 +1,4 @@
-//! The demo page, embedded in the binary. Must not know anything else of the server.
+//! The demo page and the admin page, embedded in the binary. Must not know anything else of the server.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 
@@ -12,10 +12,14 @@ pub(crate) struct Page {
 pub(crate) const CONTENT_SECURITY_POLICY: &str =
     "default-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'self'";
 
+/// What the admin page may do: the same, and nothing that is not named.
+pub(crate) const ADMIN_SECURITY_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; \
+    img-src 'self'; connect-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'";
+
 macro_rules! pages {
-    ($($path:literal => $file:literal, $content_type:literal;)*) => {
+    ($find:ident, $($path:literal => $file:literal, $content_type:literal;)*) => {
         /// The page at a path.
-        pub(crate) fn find(path: &str) -> Option<Page> {
+        pub(crate) fn $find(path: &str) -> Option<Page> {
             match path {
                 $($path => Some(Page {
                     content_type: $content_type,
@@ -27,7 +31,7 @@ macro_rules! pages {
     };
 }
 
-pages! {
+pages! { find,
     "/backoff.js" => "backoff.js", "text/javascript; charset=utf-8";
     "/clock.js" => "clock.js", "text/javascript; charset=utf-8";
     "/column-view.js" => "column-view.js", "text/javascript; charset=utf-8";
@@ -50,6 +54,24 @@ pages! {
     "/strip.js" => "strip.js", "text/javascript; charset=utf-8";
     "/web-socket.js" => "web-socket.js", "text/javascript; charset=utf-8";
     "/wire-size.js" => "wire-size.js", "text/javascript; charset=utf-8";
+}
+
+pages! { find_admin,
+    "/admin" => "admin/index.html", "text/html; charset=utf-8";
+    "/admin/admin.css" => "admin/admin.css", "text/css; charset=utf-8";
+    "/admin/admin.js" => "admin/admin.js", "text/javascript; charset=utf-8";
+    "/admin/api.js" => "admin/api.js", "text/javascript; charset=utf-8";
+    "/admin/backoff.js" => "backoff.js", "text/javascript; charset=utf-8";
+    "/admin/channels.js" => "admin/channels.js", "text/javascript; charset=utf-8";
+    "/admin/console.js" => "admin/console.js", "text/javascript; charset=utf-8";
+    "/admin/dom.js" => "admin/dom.js", "text/javascript; charset=utf-8";
+    "/admin/drain.js" => "admin/drain.js", "text/javascript; charset=utf-8";
+    "/admin/event-stream.js" => "admin/event-stream.js", "text/javascript; charset=utf-8";
+    "/admin/favicon.svg" => "favicon.svg", "image/svg+xml";
+    "/admin/format.js" => "format.js", "text/javascript; charset=utf-8";
+    "/admin/overview.js" => "admin/overview.js", "text/javascript; charset=utf-8";
+    "/admin/spark.js" => "admin/spark.js", "text/javascript; charset=utf-8";
+    "/admin/users.js" => "admin/users.js", "text/javascript; charset=utf-8";
 }
 
 impl Page {

@@ -5,6 +5,8 @@ use tidewire_core::http1::{Method, Query, Request, decode_path_segment};
 use tidewire_core::limits::Limits;
 use tidewire_core::{ChannelName, Code, Problem};
 
+use crate::hub::Listed;
+
 /// How many events a poll gets that does not say.
 pub(crate) const LIMIT_DEFAULT: usize = 100;
 
@@ -25,6 +27,8 @@ pub(crate) enum Route {
     Tickets,
     /// `/v1/admin/...`
     Admin(AdminRoute),
+    /// `/admin` and the files of its page.
+    AdminPage,
     /// `/healthz`
     Health,
     /// `/readyz`
@@ -38,6 +42,14 @@ pub(crate) enum Route {
 /// A route of the admin API, with the user that its path names.
 #[derive(Debug)]
 pub(crate) enum AdminRoute {
+    /// `/v1/admin`
+    Start,
+    /// `/v1/admin/statistics`
+    Statistics,
+    /// `/v1/admin/channels`, with the page once it is made.
+    Channels(Option<Result<Listed, Problem>>),
+    /// `/v1/admin/tickets`
+    Tickets,
     /// `/v1/admin/drain`
     Drain,
     /// `/v1/admin/users`
@@ -70,6 +82,15 @@ impl Route {
             (Some("v1"), Some("events"), None, None, None) => Self::Events,
             (Some("v1"), Some("ws"), None, None, None) => Self::WebSocket,
             (Some("v1"), Some("tickets"), None, None, None) => Self::Tickets,
+            (Some("admin"), _, None, None, None) => Self::AdminPage,
+            (Some("v1"), Some("admin"), None, None, None) => Self::Admin(AdminRoute::Start),
+            (Some("v1"), Some("admin"), Some("statistics"), None, None) => {
+                Self::Admin(AdminRoute::Statistics)
+            }
+            (Some("v1"), Some("admin"), Some("channels"), None, None) => {
+                Self::Admin(AdminRoute::Channels(None))
+            }
+            (Some("v1"), Some("admin"), Some("tickets"), None, None) => Self::Admin(AdminRoute::Tickets),
             (Some("v1"), Some("admin"), Some("drain"), None, None) => Self::Admin(AdminRoute::Drain),
             (Some("v1"), Some("admin"), Some("users"), None, None) => Self::Admin(AdminRoute::Users),
             (Some("v1"), Some("admin"), Some("users"), Some(user), None) => {
@@ -100,14 +121,26 @@ impl Route {
     pub(crate) fn is_here(&self, on_admin_port: bool, has_admin_port: bool) -> bool {
         match self {
             Self::Health | Self::Ready => true,
-            Self::Admin(_) | Self::Metrics => on_admin_port || !has_admin_port,
+            Self::Admin(_) | Self::AdminPage | Self::Metrics => on_admin_port || !has_admin_port,
             _ => !on_admin_port,
         }
     }
 
+    /// Whether the route is about channels' events, which the admin page reaches on its own port too.
+    pub(crate) fn is_of_channels(&self) -> bool {
+        matches!(
+            self,
+            Self::ChannelEvents(_)
+                | Self::ChannelWebSocket(_)
+                | Self::Channel(_)
+                | Self::Events
+                | Self::WebSocket
+        )
+    }
+
     /// Whether who asks makes a difference.
     pub(crate) fn asks_who(&self) -> bool {
-        !matches!(self, Self::Health | Self::Ready | Self::Metrics | Self::Other)
+        !matches!(self, Self::AdminPage | Self::Health | Self::Ready | Self::Metrics | Self::Other)
     }
 
     /// The methods of the route, as `Allow` lists them.

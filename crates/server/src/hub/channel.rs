@@ -11,6 +11,7 @@ use tidewire_core::record::{self, Summary};
 use tidewire_core::wire::poll;
 use tidewire_core::{ChannelName, Epoch, Event, EventId, Timestamp};
 
+use super::looks::Tally;
 use super::{OnDiskEvent, lock};
 use crate::clock::Clock;
 use crate::store::commit::Erasure;
@@ -25,6 +26,7 @@ pub struct Channel {
     policy: Arc<Policy>,
     /// Set if the log is on disk; the one here is its newest part then.
     disk: Option<Arc<Disk>>,
+    pub(super) tally: Tally,
     pub(super) state: Mutex<State>,
 }
 
@@ -113,7 +115,7 @@ impl Channel {
     /// A channel whose log is in memory, and begins after `floor`.
     pub(super) fn in_memory(name: ChannelName, epoch: Epoch, policy: Arc<Policy>, floor: u64) -> Self {
         let state = State::new(ChannelLog::new(name.clone(), epoch, floor), None);
-        Self { name, epoch, policy, disk: None, state: Mutex::new(state) }
+        Self { name, epoch, policy, disk: None, tally: Tally::default(), state: Mutex::new(state) }
     }
 
     /// A channel whose log is on disk, or will be with its first event, after `floor`.
@@ -144,7 +146,8 @@ impl Channel {
             let now = latest.time;
             log.adopt(Arc::new(latest), now, &policy.window);
         }
-        Self { name, epoch, policy, disk: Some(disk), state: Mutex::new(State::new(log, Some(on_disk))) }
+        let state = Mutex::new(State::new(log, Some(on_disk)));
+        Self { name, epoch, policy, disk: Some(disk), tally: Tally::default(), state }
     }
 
     /// The name.
@@ -160,6 +163,10 @@ impl Channel {
     /// How much of it is kept.
     pub fn retention(&self) -> &Retention {
         &self.policy.retention
+    }
+
+    pub(super) fn policy(&self) -> &Policy {
+        &self.policy
     }
 
     /// How much of it is kept in memory.
@@ -266,7 +273,7 @@ impl Channel {
         self.floor_in(&lock(&self.state))
     }
 
-    fn floor_in(&self, state: &State) -> u64 {
+    pub(super) fn floor_in(&self, state: &State) -> u64 {
         match (&state.on_disk, self.policy.durability) {
             (Some(on_disk), _) => on_disk.floor,
             (None, Durability::None) => state.log.head(),

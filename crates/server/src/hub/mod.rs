@@ -3,6 +3,7 @@
 //! where the log is in memory, by way of the committing thread where it is on disk.
 
 mod channel;
+mod looks;
 mod memory;
 #[cfg(test)]
 mod tests;
@@ -26,6 +27,7 @@ use crate::store::commit::{Order, Submission, Waiter};
 use crate::store::{ChannelRecord, Disk, StoredChannel, Totals};
 pub(crate) use channel::Taken;
 pub use channel::{Channel, Located, Snapshot, Unread};
+pub(crate) use looks::{Busy, Listed, Wanted};
 
 /// Lookups of different channels rarely meet on one lock.
 const STRIPES: usize = 64;

@@ -17,7 +17,7 @@ pub(crate) struct Histogram {
 }
 
 /// The sum of several histograms, as it is exposed.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Total {
     buckets: [u64; ENDS_US.len() + 1],
     sum_us: u64,
@@ -46,6 +46,35 @@ impl Total {
             *sum += count;
             Some(*sum)
         }))
+    }
+
+    /// What was observed since `before`.
+    pub(super) fn since(&self, before: &Self) -> Self {
+        let mut since = self.clone();
+        since
+            .buckets
+            .iter_mut()
+            .zip(&before.buckets)
+            .for_each(|(now, then)| *now = now.saturating_sub(*then));
+        since.sum_us = since.sum_us.saturating_sub(before.sum_us);
+        since
+    }
+
+    /// Below what so many of a hundred observations were, in milliseconds, as evenly as a bucket lets one guess.
+    pub(super) fn quantile_ms(&self, percent: u64) -> Option<f64> {
+        let count = self.count();
+        let mut below = 0;
+        for (place, in_bucket) in self.buckets.iter().enumerate() {
+            if *in_bucket > 0 && (below + in_bucket) * 100 >= count * percent {
+                let start = if place == 0 { 0 } else { ENDS_US[place - 1] };
+                let end = ENDS_US.get(place).copied().unwrap_or(start);
+                let part = (count * percent) as f64 / 100.0 - below as f64;
+                let within = (part / *in_bucket as f64).clamp(0.0, 1.0);
+                return Some((start as f64 + (end - start) as f64 * within) / 1000.0);
+            }
+            below += in_bucket;
+        }
+        None
     }
 
     pub(super) fn count(&self) -> u64 {
@@ -82,5 +111,24 @@ mod tests {
         assert_eq!(buckets[15], ("10".to_owned(), 8));
         assert_eq!(buckets[16], ("+Inf".to_owned(), 12));
         assert_eq!((total.count(), total.sum_seconds()), (12, "220.000404".to_owned()));
+    }
+
+    #[test]
+    fn quantiles_lie_within_their_bucket_and_count_only_what_is_new() {
+        let histogram = Histogram::default();
+        let sum = |histogram: &Histogram| {
+            let mut total = Total::default();
+            total.add(histogram);
+            total
+        };
+        histogram.observe_us(9_000_000);
+        let before = sum(&histogram);
+        assert_eq!(sum(&histogram).since(&before).quantile_ms(50), None);
+        (0..99).for_each(|_| histogram.observe_us(400));
+        histogram.observe_us(40_000);
+        let since = sum(&histogram).since(&before);
+        assert!(since.quantile_ms(50).is_some_and(|ms| (0.25..=0.5).contains(&ms)));
+        assert_eq!(since.quantile_ms(99), Some(0.5));
+        assert!(since.quantile_ms(100).is_some_and(|ms| (25.0..=50.0).contains(&ms)));
     }
 }

@@ -5,6 +5,7 @@ mod exposition;
 mod histogram;
 mod page;
 mod process;
+mod statistics;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -12,6 +13,7 @@ use tidewire_core::{Code, Problem};
 
 pub(crate) use exposition::{Sources, exposition};
 pub(crate) use histogram::Histogram;
+pub(crate) use statistics::{Seen, statistics};
 
 /// The content type of the exposition.
 pub(crate) const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";

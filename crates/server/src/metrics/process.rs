@@ -34,6 +34,26 @@ pub(super) fn write(page: &mut Page, started: Timestamp) {
     page.gauge("process_start_time_seconds", "When the server started, in seconds since 1970.").is(started);
 }
 
+/// What the process takes: memory, descriptors and the most of them, processor time in microseconds.
+#[derive(Debug, Default, Clone, Copy)]
+pub(super) struct Taken {
+    pub(super) resident_bytes: Option<u64>,
+    pub(super) open_fds: Option<u64>,
+    pub(super) max_fds: Option<u64>,
+    pub(super) cpu_us: Option<u64>,
+}
+
+pub(super) fn taken() -> Taken {
+    let status = fs::read_to_string("/proc/self/status").ok();
+    let stat = fs::read_to_string("/proc/self/stat").ok().as_deref().and_then(stat);
+    Taken {
+        resident_bytes: status.and_then(|status| memory(&status, "VmRSS:")),
+        open_fds: open_descriptors(),
+        max_fds: getrlimit(Resource::Nofile).current,
+        cpu_us: stat.map(|(cpu_us, _)| cpu_us),
+    }
+}
+
 /// The CPU time in microseconds and the number of threads, from `/proc/self/stat` (proc_pid_stat(5)).
 fn stat(text: &str) -> Option<(u64, u64)> {
     // The second field is the program's name, which may hold anything; it ends with the last parenthesis.

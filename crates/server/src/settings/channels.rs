@@ -3,7 +3,9 @@
 
 use std::sync::Arc;
 
-use tidewire_core::limits::{Durability, Limits, Policy, Retention, StateKind};
+use tidewire_core::limits::{
+    Durability, Limits, Policy, Retention, STATISTICS_AGE_MS, STATISTICS_BYTES, STATISTICS_EVENTS, StateKind,
+};
 
 use super::Rule;
 use super::load::{Checks, choice};
@@ -20,6 +22,7 @@ const HOST: &str = "host";
 pub(super) struct Channels {
     pub(super) by_pattern: Vec<(Pattern, Arc<Rule>)>,
     pub(super) otherwise: Arc<Rule>,
+    pub(super) own: Arc<Rule>,
 }
 
 /// What all rules are read with.
@@ -63,7 +66,8 @@ impl Channels {
             Arc::make_mut(rule).number = number;
         }
         let otherwise = Arc::new(Rule { number: by_pattern.len(), ..otherwise });
-        Self { by_pattern, otherwise }
+        let own = Arc::new(own(&otherwise));
+        Self { by_pattern, otherwise, own }
     }
 
     /// Puts what follows from other values among them, for those who want to see all.
@@ -83,6 +87,19 @@ impl Channels {
             root.table_mut("rights").settle(name, Data::Text(ALLOWED[allowed as usize].to_owned()));
         }
     }
+}
+
+/// What holds for the server's own channels: some minutes of what it says of itself, in memory, for nobody but
+/// whoever has the admin key.
+fn own(otherwise: &Rule) -> Rule {
+    let retention = Retention {
+        events: STATISTICS_EVENTS,
+        bytes: STATISTICS_BYTES,
+        age_ms: STATISTICS_AGE_MS,
+        ..Retention::default()
+    };
+    let policy = Arc::new(Policy::new(Durability::Memory, StateKind::Last, retention));
+    Rule { number: otherwise.number, policy, rights: ChannelRights::all(Allowed::Nobody), schema: None }
 }
 
 /// A count that somebody wrote.

@@ -148,6 +148,7 @@ fn settings(root: &mut Table, checks: &mut Checks<'_>) -> Settings {
         log: log(root.table("log")),
         by_pattern: channels.by_pattern,
         otherwise: channels.otherwise,
+        own: channels.own,
     }
 }
 

@@ -23,6 +23,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use tidewire_core::channel::is_reserved;
 use tidewire_core::limits::{Limits, Policy};
 
 use crate::access::identity::ChannelAccess;
@@ -64,6 +65,8 @@ pub struct Settings {
     by_pattern: Vec<(Pattern, Arc<Rule>)>,
     /// What holds where no pattern fits.
     otherwise: Arc<Rule>,
+    /// What holds for the server's own channels, whatever patterns fit.
+    own: Arc<Rule>,
 }
 
 /// Where TLS is spoken, and the files that it takes.
@@ -157,6 +160,9 @@ impl Settings {
 
     /// What holds for a channel: the first rule whose pattern fits, else what holds for all; and how it fits.
     pub(crate) fn rule_of<'c>(&self, channel: &'c str) -> (&Arc<Rule>, Fit<'c>) {
+        if is_reserved(channel) {
+            return (&self.own, Fit::Yes);
+        }
         for (pattern, rule) in &self.by_pattern {
             match pattern.fit(channel) {
                 Fit::No => {}

@@ -39,6 +39,30 @@ impl Shard {
     ) -> Result<(), Problem> {
         self.check_admin(who)?;
         let body = match route {
+            AdminRoute::Start => {
+                Query::parse(request.query, &[])?;
+                serde_json::json!({
+                    "version": env!("CARGO_PKG_VERSION"),
+                    "on_admin_port": self.settings.access.admin_listen.is_some(),
+                })
+            }
+            // Read like any channel, before this.
+            AdminRoute::Statistics => serde_json::Value::Null,
+            AdminRoute::Channels(listed) => {
+                self.wanted(request)?;
+                let listed = listed.transpose()?;
+                serde_json::to_value(listed).unwrap_or_default()
+            }
+            AdminRoute::Tickets => {
+                let body = self.mint(request)?;
+                exchange.json(
+                    &mut self.out,
+                    201,
+                    &[("Cache-Control", "no-store")],
+                    body.to_string().as_bytes(),
+                );
+                return Ok(());
+            }
             AdminRoute::Drain => {
                 Query::parse(request.query, &[])?;
                 self.gauges.drain.ask();
@@ -66,7 +90,7 @@ impl Shard {
         Ok(())
     }
 
-    fn check_admin(&self, who: Option<&Identity>) -> Result<(), Problem> {
+    pub(super) fn check_admin(&self, who: Option<&Identity>) -> Result<(), Problem> {
         match who {
             Some(who) if who.is_admin => Ok(()),
             Some(_) => Err(Problem::new(Code::Forbidden, "the admin API takes the admin key, and no token")),
@@ -157,8 +181,8 @@ impl AdminRoute {
     /// Whether the route changes something.
     pub(crate) fn method(&self) -> Method {
         match self {
-            Self::Users | Self::User(_) => Method::Get,
-            Self::Drain | Self::Disconnect(_) | Self::Revoke(_) => Method::Post,
+            Self::Start | Self::Statistics | Self::Channels(_) | Self::Users | Self::User(_) => Method::Get,
+            Self::Tickets | Self::Drain | Self::Disconnect(_) | Self::Revoke(_) => Method::Post,
         }
     }
 }

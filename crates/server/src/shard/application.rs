@@ -64,7 +64,7 @@ impl Shard {
             Action::Publish => about.publish,
             Action::History | Action::Delete => false,
         };
-        if !is_asked || who.is_some_and(|who| who.is_admin) {
+        if !is_asked || who.is_some_and(|who| who.is_admin || who.is_minted) {
             return Ok(());
         }
         let user = who.and_then(|who| who.user.as_deref());

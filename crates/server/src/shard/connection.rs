@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use tidewire_core::Problem;
 use tidewire_core::liveness::Liveness;
 use tidewire_core::websocket::{CloseCode, encode_close};
 
@@ -20,6 +21,7 @@ use super::watch::Watch;
 use super::websocket::WebSocket;
 use crate::access::Identified;
 use crate::access::callback::{Key, Verdict};
+use crate::hub::Listed;
 use crate::metrics::Transport;
 use crate::socket::Socket;
 use crate::store::load::Chunk;
@@ -86,6 +88,8 @@ pub(super) struct Decisions {
     pub(super) identified: Option<Identified>,
     /// What the application said.
     pub(super) verdicts: Vec<(Key, Verdict)>,
+    /// The page of the channels that it asked for.
+    pub(super) listed: Option<Result<Listed, Problem>>,
 }
 
 /// What a connection is doing.

@@ -132,6 +132,9 @@ impl Shard {
         // Once for all of them: what is counted costs a delivery nothing.
         self.counters.add_delivered(bytewise.transport(), whole * encoded.events);
         self.counters.add_written(whole * encoded.bytes.len());
+        if let Some(local) = self.channels.get(number as usize) {
+            local.channel.note_delivered(whole * encoded.events);
+        }
     }
 
     /// The bytes of the batch for a group, made once.

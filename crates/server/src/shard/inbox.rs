@@ -2,15 +2,19 @@
 //!
 //! Bounded by what may be told: one `Dirty` per channel and shard until the shard looks, one
 //! `Connection` per accepted socket (which `limits.connections` bounds), one answer per order to the disk, one
-//! decision per channel that a request names, one `Survey` per request that asks for one, one `Stop`.
+//! decision per channel that a request names, one `Survey` or `Listed` per request that asks for one, one `Look` a
+//! second, one `Stop`.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use mio::Waker;
+use tidewire_core::Problem;
 
 use super::admin::Expulsion;
+use super::look::Look;
 use crate::access::callback::{Key, Verdict};
+use crate::hub::Listed;
 use crate::listener::Accepted;
 use crate::store::commit::Completion;
 use crate::store::load::Loaded;
@@ -52,6 +56,17 @@ pub(crate) enum Message {
         connection: u32,
         /// Tells it from a later one of the same number.
         serial: u32,
+    },
+    /// Say who the connections belong to.
+    Look(Box<Look>),
+    /// A page of the channels that a connection wanted is there.
+    Listed {
+        /// The connection.
+        connection: u32,
+        /// Tells it from a later one of the same number.
+        serial: u32,
+        /// The page.
+        listed: Result<Listed, Problem>,
     },
     /// Say goodbye to all connections and end.
     Stop,

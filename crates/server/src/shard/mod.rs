@@ -14,7 +14,9 @@ mod http2;
 mod inbox;
 mod leases;
 mod life;
+mod listing;
 mod long_poll;
+mod look;
 mod pump;
 mod raw;
 mod replay;
@@ -33,6 +35,7 @@ mod wheel;
 use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use mio::{Events, Poll, Token, Waker};
@@ -45,6 +48,7 @@ use crate::clock::{Clock, ms_of};
 use crate::hub::Hub;
 use crate::listener::{Accepted, EXHAUSTED_PAUSE_MS, Listener, Waiting};
 use crate::metrics::{ShardCounters, Transport};
+use crate::operators::{self, Operators};
 use crate::server::Gauges;
 use crate::settings::Settings;
 use channels::LocalChannel;
@@ -52,6 +56,7 @@ use commits::{Awaited, PausedBy};
 use connection::{Connection, Goodbye, Protocol};
 use http2::Woken;
 pub(crate) use inbox::{Inbox, Message};
+pub(crate) use look::{Look, Talker};
 use pump::Mark;
 use watch::Rates;
 use wheel::Wheel;
@@ -70,6 +75,8 @@ const EVENTS: usize = 1024;
 const OUT_BYTES_KEPT: usize = 1 << 20;
 /// While publishers are held back, how often to look whether the fan-out caught up.
 const PAUSE: Duration = Duration::from_millis(1);
+/// While only those who watch are left, how often to look whether they are the last.
+const WATCHERS_PAUSE: Duration = Duration::from_millis(20);
 
 /// What all shards share.
 #[derive(Debug)]
@@ -78,6 +85,7 @@ pub(crate) struct Shared {
     pub(crate) settings: Arc<Settings>,
     pub(crate) access: Arc<Access>,
     pub(crate) gauges: Arc<Gauges>,
+    pub(crate) operators: Arc<Operators>,
     pub(crate) clock: Clock,
 }
 
@@ -91,6 +99,7 @@ pub(crate) struct Shard {
     access: Arc<Access>,
     rates: Rates,
     gauges: Arc<Gauges>,
+    operators: Arc<Operators>,
     counters: Arc<ShardCounters>,
     clock: Clock,
     now_ms: u64,
@@ -128,6 +137,8 @@ pub(crate) struct Shard {
     stops_ms: u64,
     /// How many clients were told to come back.
     goodbyes: u64,
+    /// Streams of statistics that are told last, with their serial numbers.
+    watchers: Vec<(u32, u32)>,
     woken: Arc<Woken>,
 }
 
@@ -151,6 +162,7 @@ impl Shard {
             access: Arc::clone(&shared.access),
             rates: Rates::new(&shared.settings.limits),
             gauges: Arc::clone(&shared.gauges),
+            operators: Arc::clone(&shared.operators),
             counters: Arc::clone(&shared.gauges.shards[usize::from(index)]),
             clock: shared.clock,
             now_ms,
@@ -176,6 +188,7 @@ impl Shard {
             stopping: false,
             stops_ms: u64::MAX,
             goodbyes: 0,
+            watchers: Vec::new(),
             woken: Arc::default(),
         }
     }
@@ -230,6 +243,7 @@ impl Shard {
             messages.drain(..).for_each(|message| self.handle_message(message));
             self.fan_out_dirty();
             self.fire_timers();
+            self.dismiss_watchers();
         }
         Ok(())
     }
@@ -241,6 +255,10 @@ impl Shard {
         }
         let stops_ms = Some(self.stops_ms).filter(|_| self.stopping);
         let due_ms = self.wheel.next_due_ms().into_iter().chain(self.accept_at_ms).chain(stops_ms).min();
+        if !self.watchers.is_empty() {
+            // Nobody tells a shard that another's connections are gone.
+            return Some(WATCHERS_PAUSE);
+        }
         let timer = due_ms.map(|due_ms| Duration::from_millis(due_ms.saturating_sub(self.clock.now_ms())));
         if self.paused.is_empty() { timer } else { Some(timer.map_or(PAUSE, |timer| timer.min(PAUSE))) }
     }
@@ -292,6 +310,8 @@ impl Shard {
             Message::Expel { connection, serial, why } => self.handle_expulsion(connection, serial, why),
             Message::Loaded(loaded) => self.handle_loaded(loaded),
             Message::Survey { shard, connection, serial } => self.handle_survey(shard, connection, serial),
+            Message::Look(look) => self.handle_look(look),
+            Message::Listed { connection, serial, listed } => self.handle_listed(connection, serial, listed),
             Message::Stop => self.stop(),
         }
     }
@@ -390,7 +410,7 @@ impl Shard {
         self.counters.close(connection.protocol.transport());
         self.note_gone(id, &connection);
         self.log_closed(&connection);
-        self.gauges.connections.fetch_sub(1, std::sync::atomic::Ordering::Relaxed);
+        self.gauges.connections.fetch_sub(1, Relaxed);
         if self.connections.is_empty() {
             self.connections.shrink_to_fit();
         }
@@ -410,8 +430,35 @@ impl Shard {
         }
         let ids: Vec<u32> = self.connections.iter().map(|(id, _)| id as u32).collect();
         for id in ids {
+            if self.watches_server(id) {
+                self.watchers.push((id, self.connections[id as usize].serial));
+                self.gauges.watchers.fetch_add(1, Relaxed);
+                continue;
+            }
             self.say_goodbye(id);
             self.discard_output();
         }
+    }
+
+    /// Those who watch the server go away see it to the end: they are told last, when nobody else is left.
+    fn dismiss_watchers(&mut self) {
+        let left = self.gauges.connections.load(Relaxed);
+        if self.watchers.is_empty() || left > self.gauges.watchers.load(Relaxed) {
+            return;
+        }
+        for (id, serial) in std::mem::take(&mut self.watchers) {
+            if self.connections.get(id as usize).is_some_and(|connection| connection.serial == serial) {
+                self.say_goodbye(id);
+                self.discard_output();
+            }
+        }
+    }
+
+    /// Whether a connection is a stream of the server's own statistics, and nothing else.
+    fn watches_server(&self, id: u32) -> bool {
+        let connection = &self.connections[id as usize];
+        let [subscription] = connection.subscriptions.as_slice() else { return false };
+        matches!(connection.protocol, Protocol::EventStream { .. })
+            && self.channels[subscription.channel as usize].channel.name().as_str() == operators::CHANNEL
     }
 }

@@ -8,6 +8,7 @@ use tidewire_core::{ChannelName, Code, Problem};
 
 use super::Shard;
 use super::connection::{Goodbye, Protocol};
+use super::listing::Listing;
 use super::long_poll::Reply;
 use super::visitors::Visit;
 use super::watch::announced;
@@ -16,16 +17,22 @@ use crate::access::{Who, origin};
 use crate::http::answer::Exchange;
 use crate::http::pages::{self, Page};
 use crate::http::read::{begin, parse_since};
-use crate::http::route::{ReadRequest, Route};
-use crate::metrics;
+use crate::http::route::{AdminRoute, ReadRequest, Route};
+use crate::{metrics, operators};
 
 impl Shard {
     /// Acts on a request; `rest` is what follows its head. False if it must wait, and is to be looked at again.
     pub(super) fn handle_request(&mut self, id: u32, request: &Request<'_, '_>, rest: &mut &[u8]) -> bool {
-        let route = Route::of(request.path);
+        let mut route = Route::of(request.path);
         let Some(Visit { who, cors }) = self.visit(id, request, route.as_ref().ok()) else { return false };
         if matches!(route, Ok(Route::Metrics)) && !self.is_surveyed(id) {
             return false;
+        }
+        if let (Ok(Route::Admin(AdminRoute::Channels(page))), Ok(who)) = (&mut route, &who) {
+            match self.listed(id, request, who.as_deref()) {
+                Listing::Waits => return false,
+                Listing::Done(listed) => *page = listed,
+            }
         }
         self.connections[id as usize].decisions = None;
         self.connections[id as usize].protocol = self.between_requests();
@@ -47,7 +54,10 @@ impl Shard {
             Ok(Route::Other) if self.page(request.path).is_none() && request.path != "*" => {
                 Err(not_found(request.path))
             }
-            Ok(route) if !route.is_here(on_admin_port, self.settings.access.admin_listen.is_some()) => {
+            Ok(route)
+                if !route.is_here(on_admin_port, self.settings.access.admin_listen.is_some())
+                    && !(on_admin_port && route.is_of_channels() && is_of_admin(&who)) =>
+            {
                 Err(not_found(request.path))
             }
             Ok(route) if route.has(request.method) => {
@@ -117,6 +127,12 @@ impl Shard {
                 self.take_message(id, who.as_deref(), 0)?;
                 self.answer_ticket(request, &exchange, who)?;
             }
+            Route::Admin(AdminRoute::Statistics) => {
+                self.check_admin(who.as_deref())?;
+                let channel = ChannelName::new(operators::CHANNEL)?;
+                return self.handle_read(id, request, exchange, who, Some(channel));
+            }
+            Route::AdminPage => self.answer_admin_page(request, &exchange)?,
             Route::Admin(route) => self.answer_admin(request, &exchange, who.as_deref(), route)?,
             Route::Health | Route::Ready | Route::Metrics => {
                 self.answer_status(&route, request, &exchange)?
@@ -236,6 +252,24 @@ impl Shard {
         Ok(())
     }
 
+    /// The page itself holds nothing that is not for everybody; what it shows takes the admin key.
+    fn answer_admin_page(&mut self, request: &Request<'_, '_>, exchange: &Exchange) -> Result<(), Problem> {
+        if self.settings.access.admin_key.is_none() {
+            return self.check_admin(None);
+        }
+        let page = pages::find_admin(request.path).ok_or_else(|| not_found(request.path))?;
+        let fields = [
+            ("Content-Type", page.content_type),
+            ("Cache-Control", "no-store"),
+            ("Content-Security-Policy", pages::ADMIN_SECURITY_POLICY),
+            ("Cross-Origin-Opener-Policy", "same-origin"),
+            ("X-Content-Type-Options", "nosniff"),
+            ("Referrer-Policy", "no-referrer"),
+        ];
+        exchange.answer(&mut self.out, 200, &fields, page.body);
+        Ok(())
+    }
+
     fn refuse_method(&mut self, id: u32, route: &Route, exchange: Exchange) {
         let exchange = Exchange { keep_alive: false, ..exchange };
         let problem = Problem::new(Code::MethodNotAllowed, format!("this route has {}", route.allow()));
@@ -274,6 +308,11 @@ impl Shard {
             }
         }
     }
+}
+
+/// Whether it is the application itself, or whom it gave a ticket for one channel.
+fn is_of_admin(who: &Result<Who, Problem>) -> bool {
+    who.as_ref().is_ok_and(|who| who.as_ref().is_some_and(|who| who.is_admin || who.is_minted))
 }
 
 fn not_found(path: &str) -> Problem {

@@ -24,6 +24,7 @@ impl Shard {
         let slot = self.connections[id as usize].subscriptions.len() as u32;
         let member = Member { connection: id, slot };
         let place = self.channels[number as usize].enter(member);
+        self.channels[number as usize].channel.note_subscribed();
         let subscriptions = &mut self.connections[id as usize].subscriptions;
         subscriptions.reserve_exact(if slot == 0 { 1 } else { subscriptions.len() / 2 });
         subscriptions.push(Subscription { channel: number, place, cursor: 0 });
@@ -68,6 +69,7 @@ impl Shard {
     pub(super) fn unsubscribe(&mut self, id: u32, slot: u32) {
         let number = self.connections[id as usize].subscriptions[slot as usize].channel;
         self.channels[number as usize].leave(&mut self.connections, Member { connection: id, slot });
+        self.channels[number as usize].channel.note_unsubscribed();
         let connection = &mut self.connections[id as usize];
         if let Some(membership) = connection.lease.as_mut().and_then(|lease| lease.membership.as_mut()) {
             membership.unsubscribe();

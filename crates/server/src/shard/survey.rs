@@ -30,13 +30,18 @@ impl Shard {
     }
 
     pub(super) fn handle_survey(&mut self, shard: u16, connection: u32, serial: u32) {
+        self.survey_timed();
+        let done = Message::Decided { connection, serial, verdict: None };
+        self.hub.inboxes()[usize::from(shard)].push(done);
+    }
+
+    /// Looks, and says from when on it may look again.
+    pub(super) fn survey_timed(&mut self) {
         let begun_us = self.clock.now_us();
         self.survey();
         let done_us = self.clock.now_us();
         let fresh_until_ms = ms_of(done_us + (done_us - begun_us) * PART);
         self.counters.survey.fresh_until_ms.set(fresh_until_ms);
-        let done = Message::Decided { connection, serial, verdict: None };
-        self.hub.inboxes()[usize::from(shard)].push(done);
     }
 
     fn survey(&mut self) {

@@ -161,6 +161,9 @@ impl Shard {
         action: Action,
         channel: &ChannelName,
     ) -> Result<(), Problem> {
+        if channel.is_reserved() {
+            return Identity::check_reserved(who, action);
+        }
         if self.access.opens_everything {
             return Ok(());
         }
@@ -171,6 +174,6 @@ impl Shard {
     pub(super) fn is_private(&self, channels: &[ChannelName]) -> bool {
         let is_public =
             |name: &ChannelName| self.settings.access_of(name.as_str()).is_public(Action::History);
-        !self.access.opens_everything && !channels.iter().all(is_public)
+        !channels.iter().all(|name| (self.access.opens_everything && !name.is_reserved()) || is_public(name))
     }
 }
