@@ -97,7 +97,7 @@ export function createOverview() {
       spark.draw(samples.map((sample) => [sample.server.uptime_seconds, ...of(sample)]));
     }
     const [channels_by, talkers_of, talkers_by] = choices.map((choice) => choice.value);
-    fillTable(find('[data-top-channels]'), CHANNEL_COLUMNS, now.top_channels?.[channels_by] ?? [], 'No channel has any.');
+    fillTable(find('[data-top-channels]'), CHANNEL_COLUMNS, now.top_channels?.[channels_by] ?? [], 'Nothing of the kind on any channel just now.');
     const talkers = now.top_talkers?.[talkers_of]?.[talkers_by] ?? [];
     fillTable(find('[data-talkers]'), TALKER_COLUMNS, talkers, talkers_by === 'messages' ? 'Nobody sends anything on a connection that is open.' : 'Nobody is here.');
     fillTable(find('[data-shards]'), SHARD_COLUMNS, now.shards.map((shard, number) => ({ ...shard, number })), '');
@@ -135,7 +135,7 @@ function processFacts({ server, history, connections }) {
     ['Processor', server.cpu === null ? '–' : `${Math.round(server.cpu * 100)} %`],
     ['Memory', memory(server.memory_bytes ?? 0)],
     ['File descriptors', `${count(server.open_fds ?? 0)} of ${count(server.max_fds ?? 0)}`, part(server.open_fds, server.max_fds) > 0.9],
-    ['Connections', `of ${count(connections.limit)}`, part(server.connections, connections.limit) > 0.9],
+    ['Connections at most', count(connections.limit), part(server.connections, connections.limit) > 0.9],
     ['Events retained', `${count(history.events)} / ${bytes(history.bytes)}`],
     ['In memory', `${bytes(history.memory_bytes)} of ${bytes(history.memory_limit_bytes)}`, part(history.memory_bytes, history.memory_limit_bytes) > 0.9],
   ];

@@ -19,8 +19,10 @@ export function createSpark(svg, span) {
     /** `points` are [second, value, other value]; a value that is null leaves a hole. */
     draw(points) {
       const now = points.at(-1)?.[0] ?? 0;
+      // Few points are drawn wide apart rather than as a stroke at the edge.
+      const shown = Math.min(span, Math.max(20, now - (points[0]?.[0] ?? 0)));
       const top = Math.max(1e-9, ...points.flatMap(([, first, second]) => [first ?? 0, second ?? 0]));
-      const x = (at) => (WIDTH * (1 - (now - at) / span)).toFixed(1);
+      const x = (at) => (WIDTH * (1 - (now - at) / shown)).toFixed(1);
       const y = (value) => (HEIGHT - 1 - (value / top) * (HEIGHT - 6)).toFixed(1);
       const line = (place) => {
         let pen = 'M';

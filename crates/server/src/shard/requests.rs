@@ -50,13 +50,14 @@ impl Shard {
             exchange.keep_alive = false;
         }
         let on_admin_port = self.connections[id as usize].on_admin_port;
+        let has_admin_port = self.settings.access.admin_listen.is_some();
+        let tries = on_admin_port && is_of_admin(&who);
         let outcome = match route {
             Ok(Route::Other) if self.page(request.path).is_none() && request.path != "*" => {
                 Err(not_found(request.path))
             }
             Ok(route)
-                if !route.is_here(on_admin_port, self.settings.access.admin_listen.is_some())
-                    && !(on_admin_port && route.is_of_channels() && is_of_admin(&who)) =>
+                if !(route.is_here(on_admin_port, has_admin_port) || (tries && route.is_of_channels())) =>
             {
                 Err(not_found(request.path))
             }
