@@ -3,6 +3,7 @@ measure performance."""
 
 import json
 import os
+import pathlib
 import re
 import signal
 import socket as sockets
@@ -228,6 +229,19 @@ def test_a_socket_that_is_passed_on_refuses_nobody(tmp_path):
     process.terminate()
     assert process.wait(10) == 0
     listener.close()
+
+
+def test_rolling_restarts_behind_haproxy_lose_nothing(tmp_path):
+    """A small one of what BENCHMARKS.md shows."""
+    report = tmp_path / "report.json"
+    command = [pathlib.Path(BINARY).parent / "tidewire-bench", "rolling", "--clients", "200", "--restarts", "2", "--window", "2",
+               "--pause", "1", "--tidewire", BINARY, "--json", report]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr
+    samples = json.loads(report.read_text())["series"][0]["samples"]
+    assert samples["back"] == [200, 200] and min(samples["published"]) > 0
+    assert [samples[what] for what in ("lost", "repeated", "reordered", "gaps")] == [[0]] * 4
+    assert samples["untold"] == [0, 0], "each was told when to come back"
 
 
 def test_a_socket_that_lets_anybody_in_is_not_taken(tmp_path):
