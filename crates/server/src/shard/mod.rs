@@ -458,7 +458,9 @@ impl Shard {
     fn watches_server(&self, id: u32) -> bool {
         let connection = &self.connections[id as usize];
         let [subscription] = connection.subscriptions.as_slice() else { return false };
+        // One over HTTP/2 would keep the connection that carries it, and the two wait for each other.
         matches!(connection.protocol, Protocol::EventStream { .. })
+            && connection.socket.carrier().is_none()
             && self.channels[subscription.channel as usize].channel.name().as_str() == operators::CHANNEL
     }
 }
