@@ -26,6 +26,7 @@ use crate::sources::host;
 use crate::store::commit::Committer;
 use crate::store::forgotten::Forgotten;
 use crate::store::{Disk, Store, Totals, load, remains, retention};
+use crate::traces::Tracer;
 
 /// How many connections may wait to be accepted; the system may allow less (`net.core.somaxconn`).
 const LISTEN_BACKLOG: i32 = 16_384;
@@ -52,6 +53,8 @@ pub(crate) struct Gauges {
     /// The most connections: `limits.connections`, or what the system's file descriptors allow.
     pub(crate) connections_max: usize,
     pub(crate) started: Timestamp,
+    /// Set if anything is traced.
+    pub(crate) tracer: Option<Arc<Tracer>>,
 }
 
 /// A running server.
@@ -69,6 +72,8 @@ pub struct Server {
     helpers: Vec<JoinHandle<()>>,
     /// Those who write to the log on disk and read from it.
     durable: Vec<JoinHandle<()>>,
+    /// What sends traces.
+    traces: Option<(Arc<Tracer>, JoinHandle<()>)>,
 }
 
 impl Server {
@@ -98,6 +103,12 @@ impl Server {
         let polls: Vec<_> = (0..settings.shards).map(|_| shard::prepare()).collect::<Result<_, _>>()?;
         let (polls, inboxes): (Vec<_>, Vec<_>) = polls.into_iter().unzip();
         let hub = Arc::new(Hub::new(Arc::clone(&settings), inboxes.clone(), durable.clone(), clock));
+        let (tracer, exporter) = match &settings.traces {
+            Some(traces) => {
+                Tracer::start(traces, clock).map(|(tracer, thread)| (Some(tracer), Some(thread)))?
+            }
+            None => (None, None),
+        };
         let gauges = Arc::new(Gauges {
             shards: inboxes.iter().map(|_| Arc::default()).collect(),
             connections: AtomicUsize::new(0),
@@ -106,6 +117,7 @@ impl Server {
             drain: Arc::default(),
             connections_max: settings.limits.connections.min(descriptors_for_connections()),
             started: wall_clock(),
+            tracer: tracer.clone(),
         });
         let (drain, notice) =
             (Arc::clone(&gauges.drain), Duration::from_millis(settings.limits.drain_notice_ms));
@@ -162,6 +174,7 @@ impl Server {
             shards,
             helpers,
             durable,
+            traces: tracer.zip(exporter),
         })
     }
 
@@ -213,6 +226,10 @@ impl Server {
             disk.stop();
         }
         self.durable.into_iter().for_each(|thread| drop(thread.join()));
+        if let Some((tracer, exporter)) = self.traces {
+            tracer.stop();
+            let _ = exporter.join();
+        }
         Ok(())
     }
 }

@@ -31,6 +31,7 @@ pub(crate) fn exposition(sources: Sources<'_>) -> String {
     shards(&mut page, sources);
     history(&mut page, sources.hub);
     access(&mut page, sources.access);
+    traces(&mut page, sources.gauges);
     page.gauge("tidewire_build_info", "1, and which build this is.").at(
         "version",
         env!("CARGO_PKG_VERSION"),
@@ -167,6 +168,19 @@ fn history(page: &mut Page, hub: &Hub) {
         "How long a commit took, its sync included.",
         std::iter::once(&disk.commits.duration),
     );
+}
+
+fn traces(page: &mut Page, gauges: &Gauges) {
+    let Some(tracer) = &gauges.tracer else { return };
+    let (counts, read) =
+        (&tracer.counts, |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed));
+    page.counter("tidewire_trace_spans_exported_total", "Spans that the collector took.")
+        .is(read(&counts.exported));
+    let mut family = page.counter("tidewire_trace_spans_dropped_total", "Spans that it did not get.");
+    family.at("reason", "queue", read(&counts.overflowed));
+    family.at("reason", "collector", read(&counts.undelivered));
+    page.counter("tidewire_traces_skipped_total", "Publishes not traced, as others were within the second.")
+        .is(read(&counts.skipped));
 }
 
 fn access(page: &mut Page, access: &Access) {

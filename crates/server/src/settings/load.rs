@@ -17,6 +17,7 @@ use super::source::{self, Body, Raw};
 use super::values::{Data, Table};
 use super::{Flags, Settings, TlsSettings, access, channels};
 use crate::access::settings::Secret;
+use crate::traces::TraceSettings;
 
 /// The largest configuration, secret or schema that is read.
 const FILE_BYTES_MAX: u64 = 4 << 20;
@@ -145,6 +146,7 @@ fn settings(root: &mut Table, checks: &mut Checks<'_>) -> Settings {
         limits,
         warnings: Vec::new(),
         access: Arc::new(access),
+        traces: traces(root.table("traces"), authenticates, checks),
         log: log(root.table("log")),
         by_pattern: channels.by_pattern,
         otherwise: channels.otherwise,
@@ -159,6 +161,32 @@ fn tls(table: &Table, plain: SocketAddr, checks: &mut Checks<'_>) -> Option<TlsS
     let certificate = checks.readable(table, "certificate_file")?;
     let key = checks.readable(table, "key_file")?;
     Some(TlsSettings { listen, certificate, key })
+}
+
+fn traces(table: &Table, authenticates: bool, checks: &mut Checks<'_>) -> Option<TraceSettings> {
+    if !table.is_said("endpoint") {
+        return None;
+    }
+    let authorization = checks.secret_of_file(table, "authorization_file", 1);
+    if let Some(secret) = &authorization
+        && !secret.0.iter().all(|byte| (0x20..0x7f).contains(byte))
+    {
+        checks.wrong(
+            table,
+            "authorization_file",
+            "holds what cannot stand in a header: one line of ASCII is right",
+        );
+    }
+    let url = table.text("endpoint")?;
+    access::warn_of_public_http(table, "endpoint", url, "reads traces", checks);
+    Some(TraceSettings {
+        url: url.to_owned(),
+        authorization,
+        per_million: table.number("per_million")?,
+        per_second: table.number("per_second").and_then(|count| u32::try_from(count).ok())?,
+        service: table.text("service")?.to_owned(),
+        wants_identity: authenticates,
+    })
 }
 
 fn log(table: &Table) -> LogSettings {

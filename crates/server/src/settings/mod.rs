@@ -29,6 +29,7 @@ use crate::access::identity::ChannelAccess;
 use crate::access::pattern::{Fit, Pattern};
 use crate::access::settings::{AccessSettings, Allowed, ChannelRights};
 use crate::schema::Schema;
+use crate::traces::TraceSettings;
 pub(crate) use log::{LogFormat, LogLevel, LogSettings};
 
 /// Checked settings.
@@ -57,6 +58,8 @@ pub struct Settings {
     /// Who is who, and whom to ask.
     #[allow(dead_code, reason = "what acts on it is not there yet")]
     pub(crate) access: Arc<AccessSettings>,
+    /// What is traced, if anything is.
+    pub(crate) traces: Option<TraceSettings>,
     /// What is logged.
     #[allow(dead_code, reason = "nothing is logged yet")]
     pub(crate) log: LogSettings,

@@ -79,6 +79,7 @@ pub(super) const ROOT: Section = Section {
         TLS,
         LIMITS,
         LOG,
+        TRACES,
     ],
 };
 
@@ -183,6 +184,29 @@ const LOG: Section = Section {
         level: Kind::Choice(LOG_LEVEL), Standard::Text("info");
         /// `human`, or `json` for one JSON object a line.
         format: Kind::Choice(&["human", "json"]), Standard::Text("human");
+    },
+    sections: &[],
+};
+
+const TRACES: Section = Section {
+    name: "traces",
+    many: false,
+    needs: &["endpoint"],
+    text: "Traces of publishes for OpenTelemetry: when each was taken, when it was on disk, and how long each shard \
+           took to hand it to its subscribers. A publish with a W3C `traceparent` is traced if that says so.",
+    options: options! {
+        /// The collector's OTLP endpoint over HTTP, such as `http://127.0.0.1:4318`; `/v1/traces` is added to it.
+        endpoint: Kind::Text(Form::Url), Standard::Words("not set: nothing is traced");
+        /// The file with what is sent to the collector as `Authorization`, such as `Bearer …`. White space around it
+        /// is not part of it.
+        authorization_file: Kind::Text(Form::Path), Standard::Words("not set: nothing is sent");
+        /// Of a million publishes without a `traceparent`, how many are traced.
+        per_million: Kind::Number { least: 0, most: 1_000_000 }, Standard::Number(0);
+        /// How many publishes are traced within a second at the most; those beyond are not, and are counted.
+        /// Cost: some 10 µs for each.
+        per_second: Kind::Number { least: 1, most: 100_000 }, Standard::Number(100);
+        /// The name of this service in traces.
+        service: Kind::Text(Form::Words), Standard::Text("tidewire");
     },
     sections: &[],
 };
