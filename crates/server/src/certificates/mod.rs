@@ -58,7 +58,7 @@ struct Shown {
 struct Life {
     begins_at_ms: u64,
     ends_at_ms: u64,
-    /// In lower case and in order.
+    /// In lower case.
     domains: Vec<String>,
 }
 
@@ -192,7 +192,7 @@ impl Life {
         let (_, parsed) = X509Certificate::from_der(certificate).ok()?;
         let ms = |seconds: i64| u64::try_from(seconds).unwrap_or(0).saturating_mul(1000);
         let names = parsed.subject_alternative_name().ok()?.map(|found| &found.value.general_names);
-        let mut domains: Vec<String> = names
+        let domains = names
             .into_iter()
             .flatten()
             .filter_map(|name| match name {
@@ -200,7 +200,6 @@ impl Life {
                 _ => None,
             })
             .collect();
-        domains.sort();
         let validity = parsed.validity();
         Some(Self {
             begins_at_ms: ms(validity.not_before.timestamp()),

@@ -18,6 +18,10 @@ const ASKED_PAUSE_MS_MAX: u64 = 86_400_000;
 const RENEWED_AFTER: (u64, u64) = (2, 3);
 /// Or earlier, by up to this part of its life: servers that were started together do not come together.
 const EARLIER_BY: u64 = 30;
+/// A new certificate rests for this part of its life, a day at the most, before the server thinks of another: a clock
+/// that is wrong by months must not have one ordered after the other.
+const REST: u64 = 3;
+const REST_MS_MAX: u64 = 86_400_000;
 /// Whatever an authority says, when this part of its life is over.
 const RENEWED_AT_LAST_AFTER: (u64, u64) = (9, 10);
 
@@ -44,6 +48,11 @@ pub(super) fn pause_ms(failures: u32, asked_seconds: u64) -> u64 {
 pub(super) fn renew_at_ms(life: &Life) -> u64 {
     let early_ms = fastrand::u64(0..=length_ms(life) / EARLIER_BY);
     after(life, RENEWED_AFTER).saturating_sub(early_ms)
+}
+
+/// For how long a certificate that was just got is not due.
+pub(super) fn rest_ms(life: &Life) -> u64 {
+    (length_ms(life) / REST).min(REST_MS_MAX)
 }
 
 /// When a certificate is renewed for which the authority suggests this time.
@@ -111,5 +120,6 @@ mod tests {
             assert_eq!(renew_within_ms(&life, 90_000_000, 99_000_000), 82_000_000);
             assert_eq!(renew_within_ms(&life, 30, 20), 30);
         }
+        assert_eq!((rest_ms(&life), rest_ms(&self::life(0, u64::MAX))), (30_000_000, REST_MS_MAX));
     }
 }

@@ -14,7 +14,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use anyhow::{Context, anyhow};
+use anyhow::{Context, anyhow, bail};
 use rustls::crypto::CryptoProvider;
 
 use super::{Certificates, Life, Shown};
@@ -86,7 +86,7 @@ impl Acme {
     /// Gets and renews, until the server stops.
     pub(super) fn run(&self, certificates: &Certificates, stopping: &AtomicBool) {
         let clock = Clock::start();
-        let mut plan = self.plan(certificates);
+        let mut plan = self.plan(certificates, None);
         if !certificates.is_there() {
             let domains = self.settings.domains.join(", ");
             tracing::info!(
@@ -106,20 +106,23 @@ impl Acme {
         }
     }
 
-    fn plan(&self, certificates: &Certificates) -> Plan {
+    /// What follows from the certificate that is shown. One that was got at `got_at_ms` is not due at once, whatever the
+    /// clocks say: the next would be neither.
+    fn plan(&self, certificates: &Certificates, got_at_ms: Option<u64>) -> Plan {
         let shown = certificates.current();
         let life = shown.as_ref().and_then(|shown| shown.life.as_ref());
         match life.filter(|life| self.is_for(life)) {
-            Some(life) => Plan { renew_at_ms: budget::renew_at_ms(life), ..Plan::default() },
+            Some(life) => {
+                let rested_at_ms = got_at_ms.map_or(0, |then_ms| then_ms + budget::rest_ms(life));
+                Plan { renew_at_ms: budget::renew_at_ms(life).max(rested_at_ms), ..Plan::default() }
+            }
             // There is nothing to look at before that.
             None => Plan { look_at_ms: u64::MAX, ..Plan::default() },
         }
     }
 
     fn is_for(&self, life: &Life) -> bool {
-        let mut domains = self.settings.domains.clone();
-        domains.sort();
-        domains == life.domains
+        self.settings.domains.iter().all(|domain| life.domains.contains(domain))
     }
 
     /// Orders a certificate, if that may be, and has it shown.
@@ -128,7 +131,7 @@ impl Acme {
         // A fault in a library must not end the renewals.
         let outcome = catch_unwind(AssertUnwindSafe(|| self.order(certificates, plan, now_ms, stopping)));
         match outcome.unwrap_or_else(|_| Err(anyhow!("a fault of ours"))) {
-            Ok(Turn::Done) => *plan = self.plan(certificates),
+            Ok(Turn::Done) => *plan = self.plan(certificates, Some(now_ms)),
             Ok(Turn::NotBefore(then_ms)) => {
                 let wait_ms = then_ms.saturating_sub(now_ms);
                 plan.allowed_at_ms = clock.now_ms().saturating_add(wait_ms);
@@ -168,7 +171,7 @@ impl Acme {
         now_ms: u64,
         stopping: &AtomicBool,
     ) -> anyhow::Result<Turn> {
-        if self.has_another(certificates)? {
+        if self.has_another(certificates) {
             return Ok(Turn::Done);
         }
         // What is not noted is not done: a server that is started again and again asks no more than one that is not.
@@ -177,6 +180,8 @@ impl Acme {
             return Ok(Turn::NotBefore(then_ms));
         }
         self.state.put_asked(&asked)?;
+        // What it said about anything else is over.
+        self.http.take_pause_seconds();
         let account = order::account(&self.settings, &self.state, &self.http)?;
         let old = certificates.current();
         // Only for what it offers to say about renewals; and a refusal may be about that.
@@ -187,26 +192,29 @@ impl Acme {
         let pem = format!("{}\n{}", issued.key, issued.chain);
         let shown = state::parse(pem.as_bytes(), &certificates.provider)
             .context("what the authority gave is no certificate that can be used")?;
+        if !shown.life.as_ref().is_some_and(|life| self.is_for(life)) {
+            bail!("what the authority gave is not for all of the domains");
+        }
         self.state.put_certificate(&issued.key, &issued.chain)?;
         self.show(certificates, shown);
         Ok(Turn::Done)
     }
 
     /// Takes what another server got that keeps its state in the same place, as one does that takes over.
-    fn has_another(&self, certificates: &Certificates) -> anyhow::Result<bool> {
-        let Some(kept) = self.state.certificate(&certificates.provider)? else { return Ok(false) };
-        let shown = certificates.current();
-        let is_later =
-            |life: &&Life| Some(life.ends_at_ms) > shown.as_ref().and_then(|shown| shown.ends_at_ms());
+    fn has_another(&self, certificates: &Certificates) -> bool {
+        // One that was damaged meanwhile is about to be replaced.
+        let Ok(Some(kept)) = self.state.certificate(&certificates.provider) else { return false };
+        let shown_ends_at_ms = certificates.ends_at_ms();
+        let is_later = |life: &&Life| Some(life.ends_at_ms) > shown_ends_at_ms;
         let is_better = kept.life.as_ref().filter(is_later).is_some_and(|life| self.is_for(life));
         if is_better {
             self.show(certificates, kept);
         }
-        Ok(is_better)
+        is_better
     }
 
     fn show(&self, certificates: &Certificates, shown: Shown) {
-        let ends_at_ms = shown.ends_at_ms().unwrap_or(0);
+        let ends_at_ms = shown.life.as_ref().map_or(0, |life| life.ends_at_ms);
         certificates.show(shown);
         let domains = self.settings.domains.join(", ");
         let days = ends_at_ms.saturating_sub(wall_clock().0) / 86_400_000;
@@ -243,7 +251,7 @@ impl Acme {
         let Some(certificate) = shown.key.cert.first() else { return Ok(None) };
         let mut asked = self.state.asked()?;
         if budget::take_turn(&mut asked.looks_ms, budget::LOOKS_MAX, now_ms).is_err() {
-            return Ok(None);
+            bail!("it was asked as often within an hour as may be");
         }
         self.state.put_asked(&asked)?;
         let account = order::account(&self.settings, &self.state, &self.http)?;
@@ -256,12 +264,6 @@ enum Turn {
     Done,
     /// As many were taken as may be; the next one not before then, by the wall clock.
     NotBefore(u64),
-}
-
-impl Shown {
-    fn ends_at_ms(&self) -> Option<u64> {
-        self.life.as_ref().map(|life| life.ends_at_ms)
-    }
 }
 
 /// Whether the whole time passed, rather than the server stopping.
