@@ -3,6 +3,7 @@ measure performance."""
 
 import json
 import os
+import pathlib
 import re
 import signal
 import socket as sockets
@@ -148,6 +149,20 @@ def test_it_ends_by_its_deadline_and_at_once_when_told_twice(tmp_path):
     stubborn.close()
 
 
+def test_a_connection_that_ends_with_its_answer_is_gone_when_its_client_is(tmp_path):
+    """Also where the answer came from the disk, and the request after which nothing more is taken was the last."""
+    server = start(tmp_path, "limits.close_timeout_ms = 60000\n", data=tmp_path / "data")
+    publish = b"POST /v1/channels/a/events HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: 1\r\n\r\nx"
+    for _ in range(20):
+        assert b" 201 " in rest(connect(server, publish))
+    descriptors = f"/proc/{server.process.pid}/fd"
+    deadline = time.monotonic() + 10
+    while sum(os.readlink(f"{descriptors}/{number}").startswith("socket:") for number in os.listdir(descriptors)) > 5:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    server.stop()
+
+
 def test_a_socket_that_is_passed_on_refuses_nobody(tmp_path):
     """Clients come all the time; servers come and go behind one listening socket, as under systemd."""
     (tmp_path / "tidewire.toml").write_text("limits.close_timeout_ms = 200\n")
@@ -214,6 +229,19 @@ def test_a_socket_that_is_passed_on_refuses_nobody(tmp_path):
     process.terminate()
     assert process.wait(10) == 0
     listener.close()
+
+
+def test_rolling_restarts_behind_haproxy_lose_nothing(tmp_path):
+    """A small one of what BENCHMARKS.md shows."""
+    report = tmp_path / "report.json"
+    command = [pathlib.Path(BINARY).parent / "tidewire-bench", "rolling", "--clients", "200", "--restarts", "2", "--window", "2",
+               "--pause", "1", "--tidewire", BINARY, "--json", report]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr
+    samples = json.loads(report.read_text())["series"][0]["samples"]
+    assert samples["back"] == [200, 200] and min(samples["published"]) > 0
+    assert [samples[what] for what in ("lost", "repeated", "reordered", "gaps")] == [[0]] * 4
+    assert samples["untold"] == [0, 0], "each was told when to come back"
 
 
 def test_a_socket_that_lets_anybody_in_is_not_taken(tmp_path):

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
+use crate::rolling::RollingArgs;
 use crate::scenario::Scenario;
 use crate::targets::baseline;
 
@@ -26,6 +27,8 @@ enum Command {
         #[command(subcommand)]
         scenario: Box<Scenario>,
     },
+    /// Show rolling restarts behind HAProxy: who comes back when, and that nobody misses anything
+    Rolling(RollingArgs),
     /// Serve as the baseline: the bare send() loop (scenarios start it by themselves)
     Baseline {
         #[arg(long, value_name = "ADDRESS")]
@@ -37,6 +40,7 @@ impl Cli {
     pub(crate) fn run(self) -> Result<()> {
         match self.command {
             Command::Run { scenario } => scenario.run(),
+            Command::Rolling(arguments) => arguments.run(),
             Command::Baseline { listen } => baseline::server::run(listen),
         }
     }

@@ -10,6 +10,7 @@ mod payload;
 mod procfs;
 mod progress;
 mod report;
+mod rolling;
 mod scenario;
 mod targets;
 mod wire;

@@ -2,7 +2,7 @@
 //! Knows targets only through their dialect, and measures nothing but time and counts.
 
 pub(crate) mod intake;
-mod pipe;
+pub(crate) mod pipe;
 mod publisher;
 mod run;
 mod subscriber;

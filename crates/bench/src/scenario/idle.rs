@@ -1,4 +1,4 @@
-//! Idle: anonymous memory of the server per connection that is subscribed and silent.
+//! Idle: anonymous memory of the server per connection that is subscribed and silent, and what heartbeats cost.
 //! One event at the end shows that each of them was truly subscribed.
 
 use std::time::Duration;
@@ -9,15 +9,16 @@ use clap::Args;
 use super::CommonArgs;
 use crate::fleet::{Fleet, FleetPlan, Pace};
 use crate::layout::Layout;
-use crate::procfs::anonymous_bytes;
+use crate::procfs::{anonymous_bytes, cpu_time};
 use crate::progress::Progress;
 use crate::report::{Column, Report, Sample};
-use crate::targets::{Target, Via};
+use crate::targets::Target;
 
 const COLUMNS: &[Column] = &[
     Column::new("rss_kib", "RssAnon KiB/connection", 2),
     Column::new("rss_before_mib", "before MiB", 1),
     Column::new("rss_after_mib", "after MiB", 1),
+    Column::new("cpu_percent", "CPU % of a core", 2),
     Column::new("rss_event_kib", "after one event KiB/connection", 2),
     Column::new("deliveries", "delivered", 0),
     Column::new("lost", "lost", 0),
@@ -34,6 +35,9 @@ pub(crate) struct IdleArgs {
     /// Seconds of silence before memory is read
     #[arg(long, value_name = "SECONDS", default_value_t = 3.0)]
     settle: f64,
+    /// Seconds of silence in which CPU time is read; longer than the heartbeat
+    #[arg(long, value_name = "SECONDS", default_value_t = 50.0)]
+    watch: f64,
     #[command(flatten)]
     common: CommonArgs,
 }
@@ -66,7 +70,8 @@ impl IdleArgs {
             first_sequence: 0,
             stalled_every: None,
             payload_bytes: self.common.size,
-            via: Via::Http,
+            // One that stays open in the silence, where there is one.
+            via: target.fastest_via(),
             lines: 1,
         };
         let settle = Duration::from_secs_f64(self.common.or_quick(self.settle, 0.5));
@@ -76,7 +81,16 @@ impl IdleArgs {
         fleet.connect(progress)?;
         fleet.listen(settle)?;
         let after = anonymous_bytes(pid)? as f64;
-        ensure!(fleet.closed == 0, "{} connections were closed", fleet.closed);
+        let watch = Duration::from_secs_f64(self.common.or_quick(self.watch, 1.0));
+        let cpu_before = cpu_time(pid)?;
+        fleet.listen(watch)?;
+        let cpu = cpu_time(pid)?.since(cpu_before);
+        ensure!(
+            fleet.closed == 0,
+            "{} connections were closed: {}",
+            fleet.closed,
+            fleet.first_close().unwrap_or("nobody knows why")
+        );
 
         let events_per_s = f64::from(layout.channel_count()).max(10.0);
         let duration = Duration::from_secs_f64(f64::from(layout.channel_count()) / events_per_s);
@@ -89,6 +103,7 @@ impl IdleArgs {
             ("rss_kib", each_kib(after)),
             ("rss_before_mib", before / mib),
             ("rss_after_mib", after / mib),
+            ("cpu_percent", 100.0 * cpu.total_s() / watch.as_secs_f64()),
             ("rss_event_kib", each_kib(after_event)),
             ("deliveries", fleet.tally().deliveries as f64),
             ("lost", fleet.faults().lost as f64),

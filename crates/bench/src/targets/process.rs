@@ -5,7 +5,7 @@ use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -79,6 +79,17 @@ impl Process {
             thread::sleep(LOOK_EVERY);
         }
         bail!("no {what} within {READY_WITHIN:?}: {}", self.last_words())
+    }
+
+    /// Asks it to end.
+    pub(crate) fn terminate(&self) -> Result<()> {
+        let pid = Pid::from_raw(self.child.id() as i32).context("a process has an id")?;
+        Ok(kill_process(pid, Signal::TERM)?)
+    }
+
+    /// How it ended, if it has.
+    pub(crate) fn try_end(&mut self) -> Result<Option<ExitStatus>> {
+        Ok(self.child.try_wait()?)
     }
 
     fn last_words(&self) -> String {

@@ -249,6 +249,8 @@ impl Connection {
     /// Whether what comes from the peer may be acted on now.
     pub(super) fn takes_input(&self) -> bool {
         let has_room = match &self.protocol {
+            // Nothing that comes means anything any more, but its end does.
+            Protocol::Closing { .. } => return true,
             Protocol::Http2(http2) => http2.takes_input(),
             _ => !self.finishing && self.owed < OWED_MAX,
         };
