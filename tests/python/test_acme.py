@@ -231,23 +231,23 @@ def test_an_authority_that_has_forgotten_the_account_is_told_of_it_again(tmp_pat
 
 class Front:
     """A directory that names pebble's places, and says itself when to renew: from `window`, a function of how often it
-    was asked. With `away`, it says for how long it wants to be left alone instead."""
+    was asked. With a `refusal` (status, fields, body), that is all that it says."""
 
-    def __init__(self, pebble, window=None, away=None):
+    def __init__(self, pebble, window=None, refusal=None):
         self.asked = []
 
         class Handler(http.server.BaseHTTPRequestHandler):
             def do_GET(handler):
                 self.asked.append(handler.path)
-                if away:
-                    return self.answer(handler, 503, {}, {"Retry-After": str(away)})
+                if refusal:
+                    return self.answer(handler, *refusal)
                 if handler.path == "/dir":
                     with urllib.request.urlopen(pebble.url, context=pebble.trust, timeout=10) as directory:
                         places = json.loads(directory.read())
-                    return self.answer(handler, 200, {**places, "renewalInfo": f"{self.base}/ari"}, {})
+                    return self.answer(handler, 200, {}, {**places, "renewalInfo": f"{self.base}/ari"})
                 number = len([path for path in self.asked if path.startswith("/ari/")])
                 start, end = [time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(moment)) for moment in window(number)]
-                self.answer(handler, 200, {"suggestedWindow": {"start": start, "end": end}}, {"Retry-After": "21600"})
+                self.answer(handler, 200, {"Retry-After": "21600"}, {"suggestedWindow": {"start": start, "end": end}})
 
             def log_message(handler, *_):
                 pass
@@ -260,7 +260,7 @@ class Front:
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
 
     @staticmethod
-    def answer(handler, status, content, fields):
+    def answer(handler, status, fields, content):
         body = json.dumps(content).encode()
         handler.send_response(status)
         for name, value in {"Content-Type": "application/json", "Content-Length": str(len(body)), **fields}.items():
@@ -287,11 +287,19 @@ def test_it_is_renewed_when_the_authority_says_so(tmp_path, pebble):
     server.stop()
 
 
-def test_an_authority_that_wants_to_be_left_alone_is(tmp_path, pebble):
-    front = Front(pebble, away=5000)
+@pytest.mark.parametrize(("refusal", "what"), [
+    ((503, {"Retry-After": "5000"}, {}), "next_try_seconds=5000"),
+    ((502, {"Content-Type": "text/html"}, "<html>"), "it answers with status 502"),
+    ((200, {}, ["no directory"]), "JSON"),
+    ((500, {"Content-Type": "application/problem+json"}, {"type": "x", "detail": "a\nb\x1b[31m" * 100_000}), "b"),
+    ((200, {}, "x" * (2 << 20)), "no account could be made"),
+    ((302, {"Location": "https://127.0.0.1:1/"}, {}), "no account could be made"),
+])
+def test_an_authority_that_is_none_is_said_to_be_and_left_alone(tmp_path, pebble, refusal, what):
+    front = Front(pebble, refusal=refusal)
     server = Acme(tmp_path, pebble, url=f"{front.base}/dir", warns=True)
     [line] = eventually(lambda: server.said("no certificate could be got"))
-    assert "next_try_seconds=5000" in line, line
+    assert what in line and len(line) < 8000 and "\x1b[31m" not in line.split("reason=")[1], line
     assert front.asked == ["/dir"]
     server.stop()
 

@@ -26,6 +26,8 @@ use state::State;
 
 /// How long the thread sleeps at the most: the wall clock may be set, and the machine sleep.
 const SLEEP: Duration = Duration::from_secs(1);
+/// The longest reason that is logged.
+const REASON_CHARS_MAX: usize = 1000;
 /// How long what the authority says about when to renew holds, at least and at the most.
 const LOOK_PAUSE_MS: (u64, u64) = (3_600_000, 86_400_000);
 
@@ -150,7 +152,7 @@ impl Acme {
                     i64::try_from(ends_at_ms).unwrap_or(i64::MAX).saturating_sub_unsigned(now_ms) / 1000
                 });
                 tracing::warn!(
-                    reason = format!("{error:#}"),
+                    reason = told(&error),
                     next_try_seconds = pause_ms / 1000,
                     ends_in_seconds,
                     "no certificate could be got; what is shown stays"
@@ -195,8 +197,12 @@ impl Acme {
         if !shown.life.as_ref().is_some_and(|life| self.is_for(life)) {
             bail!("what the authority gave is not for all of the domains");
         }
-        self.state.put_certificate(&issued.key, &issued.chain)?;
         self.show(certificates, shown);
+        if let Err(error) = self.state.put_certificate(&issued.key, &issued.chain) {
+            // It is good all the same, until the server is started again.
+            certificates.failures.fetch_add(1, Ordering::Relaxed);
+            tracing::error!(reason = format!("{error:#}"), "the certificate that was got is not kept");
+        }
         Ok(Turn::Done)
     }
 
@@ -233,7 +239,7 @@ impl Acme {
                 return;
             }
             Err(error) => {
-                tracing::info!(reason = format!("{error:#}"), "the authority does not say when to renew");
+                tracing::info!(reason = told(&error), "the authority does not say when to renew");
                 return;
             }
         };
@@ -264,6 +270,11 @@ enum Turn {
     Done,
     /// As many were taken as may be; the next one not before then, by the wall clock.
     NotBefore(u64),
+}
+
+/// What went wrong, in as many words as a log line may have: some are the authority's.
+fn told(error: &anyhow::Error) -> String {
+    format!("{error:#}").chars().take(REASON_CHARS_MAX).collect()
 }
 
 /// Whether the whole time passed, rather than the server stopping.

@@ -21,8 +21,6 @@ use crate::settings::AcmeSettings;
 const LOOKS_MAX: u32 = 25;
 /// The first and the longest pause between two looks; two minutes in all.
 const LOOK_PAUSE_MS: (u64, u64) = (250, 6000);
-/// The longest text of an authority that is logged.
-const REASON_CHARS_MAX: usize = 500;
 /// The kind of problem of an authority that has forgotten an account.
 const ACCOUNT_UNKNOWN: &str = "urn:ietf:params:acme:error:accountDoesNotExist";
 
@@ -183,5 +181,5 @@ async fn why_invalid(order: &mut Order) -> String {
     if reasons.is_empty() {
         return "the authority says that the order is invalid, and not why".to_owned();
     }
-    reasons.join("; ").chars().take(REASON_CHARS_MAX).collect()
+    reasons.join("; ")
 }
