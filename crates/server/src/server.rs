@@ -52,6 +52,8 @@ pub(crate) struct Gauges {
     pub(crate) drain: Arc<Drain>,
     /// The most connections: `limits.connections`, or what the system's file descriptors allow.
     pub(crate) connections_max: usize,
+    /// What TLS clients are shown, if TLS is spoken.
+    pub(crate) certificates: Option<Arc<Certificates>>,
     pub(crate) started: Timestamp,
     /// Set if anything is traced.
     pub(crate) tracer: Option<Arc<Tracer>>,
@@ -85,10 +87,10 @@ impl Server {
         let durable = open_log(&settings)?;
         let clock = Clock::start();
         let access = Arc::new(Access::new(&settings, clock)?);
+        let certificates = settings.tls.as_ref().map(Certificates::load).transpose()?;
         let mut given = Given::take();
         let socket = listen_at(settings.listen, given.next()?, &settings)?;
         let address = socket.local_addr()?;
-        let certificates = settings.tls.as_ref().map(Certificates::load).transpose()?;
         let tls_socket = match &settings.tls {
             Some(tls) => Some(listen_at(tls.listen, given.next()?, &settings)?),
             None => None,
@@ -116,6 +118,7 @@ impl Server {
             refusals: AtomicUsize::new(0),
             drain: Arc::default(),
             connections_max: settings.limits.connections.min(descriptors_for_connections()),
+            certificates: certificates.clone(),
             started: wall_clock(),
             tracer: tracer.clone(),
         });
@@ -157,7 +160,7 @@ impl Server {
             None => Vec::new(),
         };
         if let Some(certificates) = certificates {
-            helpers.push(certificates.watch(Arc::clone(&stopping))?);
+            helpers.extend(certificates.watch(Arc::clone(&stopping))?);
         }
         if settings.demo {
             helpers.push(host::start(Arc::clone(&hub), Arc::clone(&stopping))?);

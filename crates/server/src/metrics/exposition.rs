@@ -9,6 +9,7 @@ use super::page::Page;
 use super::{Counter, LIMITS, QUEUES, SLOW, ShardCounters, TRANSPORTS, Transport, process};
 use crate::access::Access;
 use crate::access::callback::Callback;
+use crate::clock::wall_clock;
 use crate::hub::Hub;
 use crate::listener::REFUSALS;
 use crate::server::Gauges;
@@ -32,6 +33,7 @@ pub(crate) fn exposition(sources: Sources<'_>) -> String {
     history(&mut page, sources.hub);
     access(&mut page, sources.access);
     traces(&mut page, sources.gauges);
+    certificates(&mut page, sources.gauges);
     page.gauge("tidewire_build_info", "1, and which build this is.").at(
         "version",
         env!("CARGO_PKG_VERSION"),
@@ -194,6 +196,23 @@ fn access(page: &mut Page, access: &Access) {
     page.counter("tidewire_callbacks_total", "Questions to the application.").is(asked);
     page.counter("tidewire_callback_failures_total", "Those without a proper answer.").is(failed);
     page.gauge("tidewire_users", "Users with a stream.").is(access.users.count());
+}
+
+fn certificates(page: &mut Page, gauges: &Gauges) {
+    let Some(shown) = &gauges.certificates else { return };
+    let left = |ends_at_ms: u64| (ends_at_ms as f64 - wall_clock().0 as f64) / 1000.0;
+    let left = if shown.is_there() { shown.ends_at_ms().map(left) } else { Some(0.0) };
+    if let Some(seconds) = left {
+        page.gauge(
+            "tidewire_certificate_expiry_seconds",
+            "Until the certificate that TLS clients are shown ends; 0 if there is none.",
+        )
+        .is(seconds);
+    }
+    page.counter("tidewire_certificate_changes_total", "Certificates that were taken after the start.")
+        .is(shown.changes.load(Ordering::Relaxed));
+    page.counter("tidewire_certificate_failures_total", "Certificates that could not be got or read.")
+        .is(shown.failures.load(Ordering::Relaxed));
 }
 
 /// A scrape finds each connection once, whatever it is.

@@ -15,7 +15,7 @@ use super::mistakes::{Mistakes, Origin};
 use super::options::{LOG_LEVEL, ROOT};
 use super::source::{self, Body, Raw};
 use super::values::{Data, Table};
-use super::{Flags, Settings, TlsSettings, access, channels};
+use super::{Flags, Settings, access, channels, tls};
 use crate::access::settings::Secret;
 use crate::traces::TraceSettings;
 
@@ -108,7 +108,6 @@ fn settings(root: &mut Table, checks: &mut Checks<'_>) -> Settings {
     let access = access::access(root, checks);
     let authenticates = access::authenticates(root, checks.sources);
     let listen = address(root, "listen").unwrap_or(SocketAddr::from(([127, 0, 0, 1], 8080)));
-    let tls = tls(root.table("tls"), listen, checks);
     let of_tls = address(root.table("tls"), "listen").map(|listen| (root.table("tls"), listen));
     for (table, listen) in [(&*root, listen)].into_iter().chain(of_tls) {
         if listen.ip().is_loopback() || authenticates || checks.sources.flags.insecure {
@@ -129,6 +128,7 @@ fn settings(root: &mut Table, checks: &mut Checks<'_>) -> Settings {
     }
     let data = checks.sources.flags.data.clone().or_else(|| checks.path(root, "data"));
     let data = data.filter(|_| !checks.sources.flags.memory);
+    let tls = tls::tls(root.table("tls"), listen, data.as_deref(), checks);
     let bounds = root.table("limits");
     let limits = Limits::by_name(|name| bounds.number(name));
     let demo = root.truth("demo");
@@ -151,16 +151,6 @@ fn settings(root: &mut Table, checks: &mut Checks<'_>) -> Settings {
         by_pattern: channels.by_pattern,
         otherwise: channels.otherwise,
     }
-}
-
-fn tls(table: &Table, plain: SocketAddr, checks: &mut Checks<'_>) -> Option<TlsSettings> {
-    let listen = address(table, "listen")?;
-    if listen.port() != 0 && listen == plain {
-        checks.wrong(table, "listen", "is the same as listen, where there is no TLS; choose another port");
-    }
-    let certificate = checks.readable(table, "certificate_file")?;
-    let key = checks.readable(table, "key_file")?;
-    Some(TlsSettings { listen, certificate, key })
 }
 
 fn traces(table: &Table, authenticates: bool, checks: &mut Checks<'_>) -> Option<TraceSettings> {

@@ -2,6 +2,7 @@
 //! the reference page is made of it. Must not know how options are read or what they do.
 
 mod access;
+mod tls;
 
 use tidewire_core::limits::Limits;
 
@@ -76,29 +77,11 @@ pub(super) const ROOT: Section = Section {
         access::CALLBACK,
         access::PROXIES,
         access::ADMIN,
-        TLS,
+        tls::TLS,
         LIMITS,
         LOG,
         TRACES,
     ],
-};
-
-const TLS: Section = Section {
-    name: "tls",
-    many: false,
-    needs: &["listen", "certificate_file", "key_file"],
-    text: "TLS 1.2 and 1.3, on a port besides `listen`. Both files are read again when they change, and new connections \
-           get what they hold then; those that are open stay.",
-    options: options! {
-        /// The address and port for TLS, such as `0.0.0.0:443`.
-        listen: Kind::Text(Form::Address), Standard::Words("not set: there is no TLS");
-        /// The file with the certificate and those that lead to its root, as PEM.
-        certificate_file: Kind::Text(Form::Path), Standard::Words("not set");
-        /// The file with the certificate's private key, as PEM.
-        /// Danger: whoever has it can pretend to be this server. It should be readable by its owner only.
-        key_file: Kind::Text(Form::Path), Standard::Words("not set");
-    },
-    sections: &[],
 };
 
 const HISTORY: Section = Section {
