@@ -16,8 +16,10 @@ from prometheus_client.parser import text_string_to_metric_families
 from conftest import ROOT, Server
 from prometheus import Prometheus
 from test_access import ask, publish, receive, say, socket, stream
+from test_tls import write_certificate
 
 CONFIG = "shards = 2\n"
+TLS = '[tls]\nlisten = "127.0.0.1:0"\ncertificate_file = "certificate.pem"\nkey_file = "key.pem"\n'
 DASHBOARD = json.loads((ROOT / "deploy/grafana/tidewire.json").read_text())
 ALERTS = ROOT / "deploy/prometheus/alerts.yml"
 
@@ -60,7 +62,8 @@ def eventually(condition, seconds=10):
 @pytest.fixture(scope="module")
 def on_disk(tmp_path_factory):
     directory = tmp_path_factory.mktemp("metrics")
-    running = Server(directory, CONFIG, data=directory / "data")
+    write_certificate(directory)
+    running = Server(directory, CONFIG + TLS, data=directory / "data")
     yield running
     running.stop()
 

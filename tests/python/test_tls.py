@@ -6,6 +6,7 @@ import errno
 import ipaddress
 import json
 import pathlib
+import re
 import socket as sockets
 import ssl
 import struct
@@ -183,6 +184,11 @@ def test_a_new_certificate_is_shown_and_no_connection_breaks(server):
     server.log.seek(0)
     wait_for(lambda: "the certificate stays as it was" in pathlib.Path(server.log.name).read_text())
     assert shown() == "second"
+    body = ask(old, "GET", "/metrics")[1].decode()
+    counted = dict(re.findall(r"^tidewire_certificate_(\w+) (\S+)$", body, re.MULTILINE))
+    assert 29 * 86_400 < float(counted["expiry_seconds"]) <= 30 * 86_400
+    # The two files are looked at between being written, too, which may count as one that is not sound.
+    assert int(counted["changes_total"]) >= 1 and int(counted["failures_total"]) >= 1
     write_certificate(server.directory, "third")
 
     def is_third():

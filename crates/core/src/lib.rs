@@ -17,6 +17,7 @@ pub mod proxy_protocol;
 pub mod rate;
 pub mod record;
 pub mod time;
+pub mod trace_context;
 pub mod websocket;
 pub mod wire;
 

@@ -21,6 +21,7 @@ mod shard;
 mod socket;
 mod sources;
 mod store;
+mod traces;
 mod trust;
 
 pub use access::token::check_token;

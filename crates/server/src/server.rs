@@ -27,6 +27,7 @@ use crate::sources::host;
 use crate::store::commit::Committer;
 use crate::store::forgotten::Forgotten;
 use crate::store::{Disk, Store, Totals, load, remains, retention};
+use crate::traces::Tracer;
 
 /// How many connections may wait to be accepted; the system may allow less (`net.core.somaxconn`).
 const LISTEN_BACKLOG: i32 = 16_384;
@@ -54,7 +55,11 @@ pub(crate) struct Gauges {
     pub(crate) drain: Arc<Drain>,
     /// The most connections: `limits.connections`, or what the system's file descriptors allow.
     pub(crate) connections_max: usize,
+    /// What TLS clients are shown, if TLS is spoken.
+    pub(crate) certificates: Option<Arc<Certificates>>,
     pub(crate) started: Timestamp,
+    /// Set if anything is traced.
+    pub(crate) tracer: Option<Arc<Tracer>>,
 }
 
 /// A running server.
@@ -73,6 +78,8 @@ pub struct Server {
     helpers: Vec<JoinHandle<()>>,
     /// Those who write to the log on disk and read from it.
     durable: Vec<JoinHandle<()>>,
+    /// What sends traces.
+    traces: Option<(Arc<Tracer>, JoinHandle<()>)>,
 }
 
 impl Server {
@@ -84,10 +91,10 @@ impl Server {
         let durable = open_log(&settings)?;
         let clock = Clock::start();
         let access = Arc::new(Access::new(&settings, clock)?);
+        let certificates = settings.tls.as_ref().map(Certificates::load).transpose()?;
         let mut given = Given::take();
         let socket = listen_at(settings.listen, given.next()?, &settings)?;
         let address = socket.local_addr()?;
-        let certificates = settings.tls.as_ref().map(Certificates::load).transpose()?;
         let tls_socket = match &settings.tls {
             Some(tls) => Some(listen_at(tls.listen, given.next()?, &settings)?),
             None => None,
@@ -102,6 +109,12 @@ impl Server {
         let polls: Vec<_> = (0..settings.shards).map(|_| shard::prepare()).collect::<Result<_, _>>()?;
         let (polls, inboxes): (Vec<_>, Vec<_>) = polls.into_iter().unzip();
         let hub = Arc::new(Hub::new(Arc::clone(&settings), inboxes.clone(), durable.clone(), clock));
+        let (tracer, exporter) = match &settings.traces {
+            Some(traces) => {
+                Tracer::start(traces, clock).map(|(tracer, thread)| (Some(tracer), Some(thread)))?
+            }
+            None => (None, None),
+        };
         let gauges = Arc::new(Gauges {
             shards: inboxes.iter().map(|_| Arc::default()).collect(),
             connections: AtomicUsize::new(0),
@@ -110,7 +123,9 @@ impl Server {
             watchers: AtomicUsize::new(0),
             drain: Arc::default(),
             connections_max: settings.limits.connections.min(descriptors_for_connections()),
+            certificates: certificates.clone(),
             started: wall_clock(),
+            tracer: tracer.clone(),
         });
         let (drain, notice) =
             (Arc::clone(&gauges.drain), Duration::from_millis(settings.limits.drain_notice_ms));
@@ -154,7 +169,7 @@ impl Server {
             None => Vec::new(),
         };
         if let Some(certificates) = certificates {
-            helpers.push(certificates.watch(Arc::clone(&stopping))?);
+            helpers.extend(certificates.watch(Arc::clone(&stopping))?);
         }
         if settings.demo {
             helpers.push(host::start(Arc::clone(&hub), Arc::clone(&stopping))?);
@@ -172,6 +187,7 @@ impl Server {
             shards,
             helpers,
             durable,
+            traces: tracer.zip(exporter),
         })
     }
 
@@ -224,6 +240,10 @@ impl Server {
             disk.stop();
         }
         self.durable.into_iter().for_each(|thread| drop(thread.join()));
+        if let Some((tracer, exporter)) = self.traces {
+            tracer.stop();
+            let _ = exporter.join();
+        }
         Ok(())
     }
 }

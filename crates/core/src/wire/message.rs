@@ -66,6 +66,10 @@ pub struct PublishMessage<'a> {
     pub key: Option<Cow<'a, str>>,
     /// The idempotency key.
     pub idempotency_key: Option<Cow<'a, str>>,
+    /// The trace that it belongs to, unread.
+    pub traceparent: Option<Cow<'a, str>>,
+    /// What tracing systems say of that trace, unread.
+    pub tracestate: Option<Cow<'a, str>>,
 }
 
 /// The data of a `publish` message.
@@ -95,6 +99,10 @@ struct RawMessage<'a> {
     key: Option<Cow<'a, str>>,
     #[serde(borrow, default)]
     idempotency_key: Option<Cow<'a, str>>,
+    #[serde(borrow, default)]
+    traceparent: Option<Cow<'a, str>>,
+    #[serde(borrow, default)]
+    tracestate: Option<Cow<'a, str>>,
     #[serde(borrow, default)]
     content_type: Option<Cow<'a, str>>,
     #[serde(borrow, default)]
@@ -169,8 +177,14 @@ impl<'a> ClientMessage<'a> {
                         return Err(invalid("content_type goes with data_base64; data is JSON always"));
                     }
                 };
-                let (event, key, idempotency_key) = (raw.event, raw.key, raw.idempotency_key);
-                let publish = Box::new(PublishMessage { data, event, key, idempotency_key });
+                let publish = Box::new(PublishMessage {
+                    data,
+                    event: raw.event,
+                    key: raw.key,
+                    idempotency_key: raw.idempotency_key,
+                    traceparent: raw.traceparent,
+                    tracestate: raw.tracestate,
+                });
                 Ok(Self::Publish { channel, publish })
             }
             other => {

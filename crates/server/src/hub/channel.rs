@@ -17,6 +17,13 @@ use crate::clock::Clock;
 use crate::store::commit::Erasure;
 use crate::store::retention::Extent;
 use crate::store::{ChannelRecord, Disk, StoredChannel};
+use crate::traces::Trace;
+
+/// The most events of a channel that are traced at a time.
+const TRACED_MAX: usize = 64;
+
+/// Offsets of events that are traced.
+type Traced = Vec<(u64, Arc<Trace>)>;
 
 /// One channel: its log, and who wants to hear of it.
 #[derive(Debug)]
@@ -38,6 +45,8 @@ pub(super) struct State {
     pub(super) forgotten: bool,
     /// Where the log on disk stands.
     pub(super) on_disk: Option<Box<OnDisk>>,
+    /// Events that are traced and on their way to shards, oldest first.
+    traced: Option<Box<Traced>>,
 }
 
 /// Where a channel's log on disk stands.
@@ -74,12 +83,14 @@ pub(super) struct Interest {
 }
 
 /// What a shard takes for its fan-out, besides the events.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(crate) struct Taken {
     /// The newest offset of the channel.
     pub(crate) head: u64,
     /// When the oldest of the events came.
     pub(crate) waiting_since_us: u64,
+    /// Which of them are traced.
+    pub(crate) traces: Vec<Arc<Trace>>,
 }
 
 /// What a reader of a channel is told in one look.
@@ -338,6 +349,7 @@ impl Channel {
         let mut state = lock(&self.state);
         state.interests.retain(|interest| interest.shard != shard);
         state.interests.shrink_to_fit();
+        state.forget_traces();
     }
 
     /// The next events for the fan-out of `shard`, after `after`. From now on the shard is told of newer ones.
@@ -363,8 +375,9 @@ impl Channel {
             (Some(first), Some(last)) => last.time.0.saturating_sub(first.time.0),
             _ => 0,
         };
+        let traces = state.traces_of(after, taken);
         let waiting_since_us = state.note_taken(shard, taken, span_ms);
-        outcome.map(|()| Taken { head: state.log.head(), waiting_since_us })
+        outcome.map(|()| Taken { head: state.log.head(), waiting_since_us, traces })
     }
 
     /// As [`Self::take`] for a shard without anybody to fan out to: it has everything. Gives the newest offset.
@@ -494,7 +507,7 @@ impl Interest {
 
 impl State {
     fn new(log: ChannelLog, on_disk: Option<OnDisk>) -> Self {
-        Self { log, interests: Vec::new(), forgotten: false, on_disk: on_disk.map(Box::new) }
+        Self { log, interests: Vec::new(), forgotten: false, on_disk: on_disk.map(Box::new), traced: None }
     }
 
     /// Takes over an event that is on disk.
@@ -541,7 +554,36 @@ impl State {
         let since_us = interest.waiting_since_us;
         // What is left came after all that is taken.
         interest.waiting_since_us = if taken < head { since_us.saturating_add(span_ms * 1000) } else { 0 };
+        self.forget_traces();
         since_us
+    }
+
+    /// The newest event is traced, as long as there are shards to hand it to.
+    pub(super) fn note_trace(&mut self, trace: Option<Arc<Trace>>) {
+        let Some(trace) = trace.filter(|_| !self.interests.is_empty()) else { return };
+        let offset = self.log.head();
+        let traced = self.traced.get_or_insert_default();
+        // Of more than that, spans of some shards are missing.
+        if traced.len() >= TRACED_MAX {
+            traced.remove(0);
+        }
+        traced.push((offset, trace));
+    }
+
+    fn traces_of(&self, after: u64, taken: u64) -> Vec<Arc<Trace>> {
+        let Some(traced) = &self.traced else { return Vec::new() };
+        let within = traced.iter().filter(|(offset, _)| *offset > after && *offset <= taken);
+        within.map(|(_, trace)| Arc::clone(trace)).collect()
+    }
+
+    /// What all shards have is no longer on its way.
+    fn forget_traces(&mut self) {
+        let Some(traced) = &mut self.traced else { return };
+        let taken_by_all = self.interests.iter().map(|interest| interest.taken).min().unwrap_or(u64::MAX);
+        traced.retain(|(offset, _)| *offset > taken_by_all);
+        if traced.is_empty() {
+            self.traced = None;
+        }
     }
 }
 

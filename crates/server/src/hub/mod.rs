@@ -25,6 +25,7 @@ use crate::settings::Settings;
 use crate::shard::{Inbox, Message};
 use crate::store::commit::{Order, Submission, Waiter};
 use crate::store::{ChannelRecord, Disk, StoredChannel, Totals};
+use crate::traces::Trace;
 pub(crate) use channel::Taken;
 pub use channel::{Channel, Located, Snapshot, Unread};
 pub(crate) use looks::{Busy, Listed, Wanted};
@@ -240,6 +241,7 @@ impl Hub {
         name: &ChannelName,
         new: NewEvent,
         now: Timestamp,
+        trace: Option<&Arc<Trace>>,
         waiter: impl FnOnce() -> Option<Waiter>,
     ) -> Result<Option<Published>, Problem> {
         loop {
@@ -251,7 +253,8 @@ impl Hub {
                 if !channel.begin_submission() {
                     continue;
                 }
-                let submission = Submission { channel, new, waiter: waiter() };
+                let trace = trace.map(|trace| (Arc::clone(trace), trace.now_us()));
+                let submission = Submission { channel, new, waiter: waiter(), trace };
                 durable.disk.commits.push(Order::Publish(submission));
                 return Ok(None);
             }
@@ -266,6 +269,7 @@ impl Hub {
             self.account(before, state.log.held_bytes());
             let appended = outcome?;
             if !appended.duplicate {
+                state.note_trace(trace.cloned());
                 for interest in state.interests.iter_mut().filter(|interest| !interest.told) {
                     interest.tell(self.clock);
                     self.inboxes[usize::from(interest.shard)].push(Message::Dirty(interest.slot));
@@ -281,12 +285,14 @@ impl Hub {
         channel: &Channel,
         on_disk: OnDiskEvent,
         now: Timestamp,
+        trace: Option<Arc<Trace>>,
         told: &mut Told,
     ) -> Published {
         let appended = Appended { id: on_disk.event.id, time: on_disk.event.time, duplicate: false };
         let mut state = lock(&channel.state);
         let before = state.log.bytes();
         state.adopt(on_disk, now, channel.window(), channel.retention().events);
+        state.note_trace(trace);
         for interest in state.interests.iter_mut().filter(|interest| !interest.told) {
             interest.tell(self.clock);
             told.push((interest.shard, interest.slot));

@@ -22,7 +22,7 @@ fn hub(text: &str) -> Hub {
 fn publish(hub: &Hub, channel: &str, bytes: usize, now: u64) -> Result<EventId, Code> {
     let event = NewEvent::new(Payload::bytes(Bytes::from(vec![b'x'; bytes])));
     let name = ChannelName::new(channel).expect("a name");
-    let done = hub.publish(&name, event, Timestamp(now), || None).map_err(|problem| problem.code)?;
+    let done = hub.publish(&name, event, Timestamp(now), None, || None).map_err(|problem| problem.code)?;
     Ok(done.expect("it is in memory").appended.id)
 }
 

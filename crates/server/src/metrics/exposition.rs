@@ -9,6 +9,7 @@ use super::page::Page;
 use super::{Counter, LIMITS, QUEUES, SLOW, ShardCounters, TRANSPORTS, Transport, process};
 use crate::access::Access;
 use crate::access::callback::Callback;
+use crate::clock::wall_clock;
 use crate::hub::Hub;
 use crate::listener::REFUSALS;
 use crate::server::Gauges;
@@ -31,6 +32,8 @@ pub(crate) fn exposition(sources: Sources<'_>) -> String {
     shards(&mut page, sources);
     history(&mut page, sources.hub);
     access(&mut page, sources.access);
+    traces(&mut page, sources.gauges);
+    certificates(&mut page, sources.gauges);
     page.gauge("tidewire_build_info", "1, and which build this is.").at(
         "version",
         env!("CARGO_PKG_VERSION"),
@@ -169,6 +172,19 @@ fn history(page: &mut Page, hub: &Hub) {
     );
 }
 
+fn traces(page: &mut Page, gauges: &Gauges) {
+    let Some(tracer) = &gauges.tracer else { return };
+    let (counts, read) =
+        (&tracer.counts, |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed));
+    page.counter("tidewire_trace_spans_exported_total", "Spans that the collector took.")
+        .is(read(&counts.exported));
+    let mut family = page.counter("tidewire_trace_spans_dropped_total", "Spans that it did not get.");
+    family.at("reason", "queue", read(&counts.overflowed));
+    family.at("reason", "collector", read(&counts.undelivered));
+    page.counter("tidewire_traces_skipped_total", "Publishes not traced, as others were within the second.")
+        .is(read(&counts.skipped));
+}
+
 fn access(page: &mut Page, access: &Access) {
     let tokens = access.token_counters();
     let (asked, failed) = access.callback.as_ref().map(Callback::counts).unwrap_or_default();
@@ -180,6 +196,23 @@ fn access(page: &mut Page, access: &Access) {
     page.counter("tidewire_callbacks_total", "Questions to the application.").is(asked);
     page.counter("tidewire_callback_failures_total", "Those without a proper answer.").is(failed);
     page.gauge("tidewire_users", "Users with a stream.").is(access.users.count());
+}
+
+fn certificates(page: &mut Page, gauges: &Gauges) {
+    let Some(shown) = &gauges.certificates else { return };
+    let left = |ends_at_ms: u64| (ends_at_ms as f64 - wall_clock().0 as f64) / 1000.0;
+    let left = if shown.is_there() { shown.ends_at_ms().map(left) } else { Some(0.0) };
+    if let Some(seconds) = left {
+        page.gauge(
+            "tidewire_certificate_expiry_seconds",
+            "Until the certificate that TLS clients are shown ends; 0 if there is none.",
+        )
+        .is(seconds);
+    }
+    page.counter("tidewire_certificate_changes_total", "Certificates that were taken after the start.")
+        .is(shown.changes.load(Ordering::Relaxed));
+    page.counter("tidewire_certificate_failures_total", "Certificates that could not be got or read.")
+        .is(shown.failures.load(Ordering::Relaxed));
 }
 
 /// A scrape finds each connection once, whatever it is.

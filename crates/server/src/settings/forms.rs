@@ -24,6 +24,8 @@ pub(super) enum Form {
     Origin,
     /// An address, or a network as address and prefix length.
     Network,
+    /// The name of a host, for which one certificate can be got.
+    Domain,
     /// The name of an environment variable.
     Variable,
 }
@@ -42,6 +44,7 @@ impl Form {
                 "an origin as in \"https://app.example\", \"https://*.example\", \"null\" or \"*\""
             }
             Self::Network => "an address or a network as in \"10.0.0.0/8\"",
+            Self::Domain => "a domain as in \"live.example.com\"",
             Self::Variable => "the name of an environment variable",
         }
     }
@@ -64,6 +67,7 @@ impl Form {
             Self::Url => return url(text).map(drop).map_err(|why| format!("{}: {why}", wrong())),
             Self::Origin => return origin(text).map(drop).map_err(|why| format!("{}: {why}", wrong())),
             Self::Network => return network(text).map(drop).map_err(|why| format!("{}: {why}", wrong())),
+            Self::Domain => return domain(text).map_err(|why| format!("{}: {why}", wrong())),
             Self::Variable => !text.is_empty() && !text.contains(['=', '\0', ' ']),
         };
         if is_right { Ok(()) } else { Err(wrong()) }
@@ -157,6 +161,28 @@ pub(super) fn origin(text: &str) -> Result<String, String> {
     let usual = if scheme == "https" { 443 } else { 80 };
     let port = port.filter(|port| *port != usual).map(|port| format!(":{port}")).unwrap_or_default();
     Ok(format!("{scheme}://{wildcard}{host}{port}"))
+}
+
+/// Whether a text is the name of one host, as it stands in a certificate.
+fn domain(text: &str) -> Result<(), String> {
+    if text.starts_with("*.") {
+        let why = "TLS-ALPN-01 cannot prove a wildcard; name each host, or have the certificate got by another program \
+                   and use tls.certificate_file";
+        return Err(why.to_owned());
+    }
+    if text.trim_matches(['[', ']']).parse::<IpAddr>().is_ok() {
+        return Err("it is an address; certificates are got for names".to_owned());
+    }
+    let is_label = |label: &str| {
+        (1..=63).contains(&label.len())
+            && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+    };
+    if text.len() <= 253 && text.split('.').all(is_label) {
+        return Ok(());
+    }
+    Err("it has letters, digits and - between its points only (IDNs are written as xn--…)".to_owned())
 }
 
 /// A network as address and prefix length.

@@ -15,8 +15,9 @@ use super::mistakes::{Mistakes, Origin};
 use super::options::{LOG_LEVEL, ROOT};
 use super::source::{self, Body, Raw};
 use super::values::{Data, Table};
-use super::{Flags, Settings, TlsSettings, access, channels};
+use super::{Flags, Settings, access, channels, tls};
 use crate::access::settings::Secret;
+use crate::traces::TraceSettings;
 
 /// The largest configuration, secret or schema that is read.
 const FILE_BYTES_MAX: u64 = 4 << 20;
@@ -107,7 +108,6 @@ fn settings(root: &mut Table, checks: &mut Checks<'_>) -> Settings {
     let access = access::access(root, checks);
     let authenticates = access::authenticates(root, checks.sources);
     let listen = address(root, "listen").unwrap_or(SocketAddr::from(([127, 0, 0, 1], 8080)));
-    let tls = tls(root.table("tls"), listen, checks);
     let of_tls = address(root.table("tls"), "listen").map(|listen| (root.table("tls"), listen));
     for (table, listen) in [(&*root, listen)].into_iter().chain(of_tls) {
         if listen.ip().is_loopback() || authenticates || checks.sources.flags.insecure {
@@ -128,6 +128,7 @@ fn settings(root: &mut Table, checks: &mut Checks<'_>) -> Settings {
     }
     let data = checks.sources.flags.data.clone().or_else(|| checks.path(root, "data"));
     let data = data.filter(|_| !checks.sources.flags.memory);
+    let tls = tls::tls(root.table("tls"), listen, data.as_deref(), checks);
     let bounds = root.table("limits");
     let limits = Limits::by_name(|name| bounds.number(name));
     let demo = root.truth("demo");
@@ -145,6 +146,7 @@ fn settings(root: &mut Table, checks: &mut Checks<'_>) -> Settings {
         limits,
         warnings: Vec::new(),
         access: Arc::new(access),
+        traces: traces(root.table("traces"), authenticates, checks),
         log: log(root.table("log")),
         by_pattern: channels.by_pattern,
         otherwise: channels.otherwise,
@@ -152,14 +154,30 @@ fn settings(root: &mut Table, checks: &mut Checks<'_>) -> Settings {
     }
 }
 
-fn tls(table: &Table, plain: SocketAddr, checks: &mut Checks<'_>) -> Option<TlsSettings> {
-    let listen = address(table, "listen")?;
-    if listen.port() != 0 && listen == plain {
-        checks.wrong(table, "listen", "is the same as listen, where there is no TLS; choose another port");
+fn traces(table: &Table, authenticates: bool, checks: &mut Checks<'_>) -> Option<TraceSettings> {
+    if !table.is_said("endpoint") {
+        return None;
     }
-    let certificate = checks.readable(table, "certificate_file")?;
-    let key = checks.readable(table, "key_file")?;
-    Some(TlsSettings { listen, certificate, key })
+    let authorization = checks.secret_of_file(table, "authorization_file", 1);
+    if let Some(secret) = &authorization
+        && !secret.0.iter().all(|byte| (0x20..0x7f).contains(byte))
+    {
+        checks.wrong(
+            table,
+            "authorization_file",
+            "holds what cannot stand in a header: one line of ASCII is right",
+        );
+    }
+    let url = table.text("endpoint")?;
+    access::warn_of_public_http(table, "endpoint", url, "reads traces", checks);
+    Some(TraceSettings {
+        url: url.to_owned(),
+        authorization,
+        per_million: table.number("per_million")?,
+        per_second: table.number("per_second").and_then(|count| u32::try_from(count).ok())?,
+        service: table.text("service")?.to_owned(),
+        wants_identity: authenticates,
+    })
 }
 
 fn log(table: &Table) -> LogSettings {

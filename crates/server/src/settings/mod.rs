@@ -17,6 +17,7 @@ mod show;
 mod source;
 #[cfg(test)]
 mod tests;
+mod tls;
 mod values;
 
 use std::net::SocketAddr;
@@ -29,7 +30,9 @@ use tidewire_core::limits::{Limits, Policy};
 use crate::access::identity::ChannelAccess;
 use crate::access::pattern::{Fit, Pattern};
 use crate::access::settings::{AccessSettings, Allowed, ChannelRights};
+use crate::certificates::CertificateFiles;
 use crate::schema::Schema;
+use crate::traces::TraceSettings;
 pub(crate) use log::{LogFormat, LogLevel, LogSettings};
 
 /// Checked settings.
@@ -58,6 +61,8 @@ pub struct Settings {
     /// Who is who, and whom to ask.
     #[allow(dead_code, reason = "what acts on it is not there yet")]
     pub(crate) access: Arc<AccessSettings>,
+    /// What is traced, if anything is.
+    pub(crate) traces: Option<TraceSettings>,
     /// What is logged.
     #[allow(dead_code, reason = "nothing is logged yet")]
     pub(crate) log: LogSettings,
@@ -69,12 +74,32 @@ pub struct Settings {
     own: Arc<Rule>,
 }
 
-/// Where TLS is spoken, and the files that it takes.
+/// Where TLS is spoken, and where the certificate comes from.
 #[derive(Debug, Clone)]
 pub(crate) struct TlsSettings {
     pub(crate) listen: SocketAddr,
-    pub(crate) certificate: PathBuf,
-    pub(crate) key: PathBuf,
+    pub(crate) source: CertificateSource,
+}
+
+/// Where a certificate comes from.
+#[derive(Debug, Clone)]
+pub(crate) enum CertificateSource {
+    Files(CertificateFiles),
+    Acme(AcmeSettings),
+}
+
+/// An authority that gives certificates by ACME; its terms are agreed to.
+#[derive(Debug, Clone)]
+pub(crate) struct AcmeSettings {
+    /// In lower case, none twice.
+    pub(crate) domains: Vec<String>,
+    pub(crate) contact: Option<String>,
+    /// The URL of the authority's directory.
+    pub(crate) directory: String,
+    /// A file with the certificates by which the authority itself is known; nothing is as the machine has it.
+    pub(crate) authority: Option<PathBuf>,
+    /// The directory with what is kept.
+    pub(crate) state: PathBuf,
 }
 
 /// What the command line says.
@@ -121,7 +146,7 @@ impl Settings {
     /// Says which is wrong, and what would be right.
     pub fn check_keys(&self) -> anyhow::Result<()> {
         if let Some(tls) = &self.tls {
-            crate::certificates::Certificates::load(tls)?;
+            crate::certificates::Certificates::check(tls)?;
         }
         crate::access::token::Verifier::new(&self.access).map(drop)
     }

@@ -158,6 +158,11 @@ impl Table {
         self.values.iter().find(|(key, _)| *key == name).map(|(_, value)| value)
     }
 
+    /// Whether somebody began it, or said anything that is in it.
+    pub(super) fn is_there(&self) -> bool {
+        self.origin != Origin::Default || self.section.options.iter().any(|entry| self.is_said(entry.name))
+    }
+
     /// Whether somebody said something, right or wrong.
     pub(super) fn is_said(&self, name: &str) -> bool {
         self.is_wrong(name) || self.value(name).is_some_and(|value| value.origin != Origin::Default)

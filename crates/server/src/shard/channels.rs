@@ -12,6 +12,7 @@ use super::connection::Connection;
 use super::long_poll::Reply;
 use crate::hub::Channel;
 use crate::metrics::Transport;
+use crate::traces::{Trace, Value};
 
 /// A connection's place in a channel.
 #[derive(Debug, Clone, Copy)]
@@ -79,6 +80,24 @@ pub(super) struct Batch {
     pub(super) accepted_us: u64,
     /// There was more in the log than fits.
     pub(super) more: bool,
+    /// Which of its events are traced, when it was taken if any are, and how many subscribers have it.
+    pub(super) traces: Vec<Arc<Trace>>,
+    pub(super) taken_us: u64,
+    pub(super) delivered: usize,
+}
+
+impl Batch {
+    /// It is handed to all who were caught up: what is traced of it has that part.
+    pub(super) fn end_traces(&self, shard: u16) {
+        for trace in &self.traces {
+            let attributes = vec![
+                ("tidewire.shard", Value::Number(u64::from(shard))),
+                ("tidewire.subscribers", Value::Number(self.delivered as u64)),
+                ("messaging.batch.message_count", Value::Number(self.events.len() as u64)),
+            ];
+            trace.add_part("fan-out", self.taken_us, attributes);
+        }
+    }
 }
 
 /// A batch in the bytes of one group.

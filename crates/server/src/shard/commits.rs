@@ -13,10 +13,12 @@ use tidewire_core::{ChannelName, NewEvent, Problem};
 use super::Shard;
 use super::connection::{Goodbye, Protocol};
 use super::raw::close_code;
+use crate::access::identity::Identity;
 use crate::clock::wall_clock;
 use crate::http::answer::Exchange;
 use crate::hub::{Channel, Published};
 use crate::store::commit::{Completion, Done, Order, Waiter};
+use crate::traces::{Said, Trace};
 
 /// While so many bytes wait to be written, those who publish more are not read.
 const COMMIT_BACKLOG_BYTES: usize = 64 << 20;
@@ -28,6 +30,7 @@ pub(super) struct Awaited {
     /// Tells the connection from a later one of the same number.
     serial: u32,
     answer: Answer,
+    trace: Option<Arc<Trace>>,
 }
 
 /// How a publisher is told what became of its event.
@@ -60,12 +63,32 @@ impl Shard {
         name: &ChannelName,
         event: NewEvent,
         answer: Answer,
+        trace: Option<Arc<Trace>>,
+    ) -> Result<Option<Published>, Problem> {
+        let outcome = self.hand_over(id, name, event, answer, trace.as_ref());
+        if let Some(trace) = &trace {
+            match &outcome {
+                Ok(None) => {} // it ends with the answer
+                Ok(Some(published)) => end_trace(trace, name, Ok(published)),
+                Err(problem) => end_trace(trace, name, Err(problem)),
+            }
+        }
+        outcome
+    }
+
+    fn hand_over(
+        &mut self,
+        id: u32,
+        name: &ChannelName,
+        event: NewEvent,
+        answer: Answer,
+        trace: Option<&Arc<Trace>>,
     ) -> Result<Option<Published>, Problem> {
         self.check_data(name, &event)?;
         let (shard, awaited) = (self.index, &mut self.awaited);
         let connection = &self.connections[id as usize];
-        let waiter = || Some(wait(awaited, shard, id, connection.serial, answer));
-        let published = self.hub.publish(name, event, wall_clock(), waiter)?;
+        let waiter = || Some(wait(awaited, shard, id, connection.serial, answer, trace.cloned()));
+        let published = self.hub.publish(name, event, wall_clock(), trace, waiter)?;
         match &published {
             Some(published) => {
                 self.counters.note_published(published.appended.duplicate);
@@ -75,6 +98,16 @@ impl Shard {
             None => self.note_owed(id),
         }
         Ok(published)
+    }
+
+    /// Whether a publish is traced. `said` is asked only where anything may be.
+    pub(super) fn begin_trace<'t>(
+        &self,
+        who: Option<&Identity>,
+        transport: &'static str,
+        said: impl FnOnce() -> Said<'t>,
+    ) -> Option<Arc<Trace>> {
+        self.gauges.tracer.as_ref()?.begin(said(), who.is_some(), transport)
     }
 
     /// Whether an event fits its channel's schema. One that takes a key out of a state has no data to fit.
@@ -95,7 +128,7 @@ impl Shard {
     pub(super) fn owe_problem(&mut self, id: u32, exchange: Exchange, problem: Problem) {
         let serial = self.connections[id as usize].serial;
         self.connections[id as usize].finishing |= !exchange.keep_alive;
-        let waiter = wait(&mut self.awaited, self.index, id, serial, Answer::Http(exchange));
+        let waiter = wait(&mut self.awaited, self.index, id, serial, Answer::Http(exchange), None);
         if let Some(disk) = self.hub.disk() {
             disk.commits.push(Order::Refuse { waiter, problem });
         }
@@ -106,7 +139,7 @@ impl Shard {
     pub(super) fn delete(&mut self, id: u32, name: &ChannelName, exchange: Exchange) -> Result<(), Problem> {
         let (shard, awaited) = (self.index, &mut self.awaited);
         let serial = self.connections[id as usize].serial;
-        let waiter = || wait(awaited, shard, id, serial, Answer::Deleted(exchange.clone()));
+        let waiter = || wait(awaited, shard, id, serial, Answer::Deleted(exchange.clone()), None);
         if self.hub.delete(name, waiter)? {
             exchange.answer(&mut self.out, 204, &[], b"");
             self.after_answer(id, exchange.keep_alive);
@@ -165,7 +198,14 @@ impl Shard {
     pub(super) fn handle_committed(&mut self, completions: Vec<Completion>) {
         let mut answering = None;
         for Completion { ticket, channel, outcome } in completions {
-            let Awaited { connection: id, serial, answer } = self.awaited.remove(ticket as usize);
+            let Awaited { connection: id, serial, answer, trace } = self.awaited.remove(ticket as usize);
+            if let (Some(trace), Some(channel)) = (&trace, &channel) {
+                match &outcome {
+                    Ok(Done::Published(published)) => end_trace(trace, channel.name(), Ok(published)),
+                    Ok(Done::Deleted) => {}
+                    Err(problem) => end_trace(trace, channel.name(), Err(problem)),
+                }
+            }
             match &outcome {
                 Ok(Done::Published(published)) => self.counters.note_published(published.appended.duplicate),
                 Ok(Done::Deleted) => {}
@@ -253,13 +293,19 @@ impl Shard {
     }
 }
 
+fn end_trace(trace: &Trace, channel: &ChannelName, outcome: Result<&Published, &Problem>) {
+    let said = |published: &Published| (published.appended.id.to_string(), published.appended.duplicate);
+    trace.end_publish(channel.as_str(), outcome.map(said));
+}
+
 fn wait(
     awaited: &mut slab::Slab<Awaited>,
     shard: u16,
     connection: u32,
     serial: u32,
     answer: Answer,
+    trace: Option<Arc<Trace>>,
 ) -> Waiter {
-    let ticket = awaited.insert(Awaited { connection, serial, answer });
+    let ticket = awaited.insert(Awaited { connection, serial, answer, trace });
     Waiter { shard, ticket: ticket as u32 }
 }

@@ -69,11 +69,22 @@ impl Shard {
         }
         let mut events = Vec::new();
         match local.channel.take(self.index, local.reached, BATCH_BYTES, &mut events) {
-            Ok(Taken { head, waiting_since_us }) => {
+            Ok(Taken { head, waiting_since_us, traces }) => {
                 let Some(to) = events.last().map(|event| event.id.offset) else { return };
                 local.groups.iter_mut().for_each(|group| group.sent = 0);
                 let (more, accepted_us) = (to < head, waiting_since_us);
-                local.batch = Some(Batch { events, to, group: 0, encoded: None, more, accepted_us });
+                let taken_us = if traces.is_empty() { 0 } else { self.clock.now_us() };
+                local.batch = Some(Batch {
+                    events,
+                    to,
+                    group: 0,
+                    encoded: None,
+                    more,
+                    accepted_us,
+                    traces,
+                    taken_us,
+                    delivered: 0,
+                });
             }
             Err(next) => {
                 // This shard itself was too slow. Nobody is skipped silently: all stand alone where
@@ -130,6 +141,9 @@ impl Shard {
             }
         }
         // Once for all of them: what is counted costs a delivery nothing.
+        if let Some(batch) = self.channels.get_mut(number as usize).and_then(|local| local.batch.as_mut()) {
+            batch.delivered += whole;
+        }
         self.counters.add_delivered(bytewise.transport(), whole * encoded.events);
         self.counters.add_written(whole * encoded.bytes.len());
         if let Some(local) = self.channels.get(number as usize) {
@@ -209,6 +223,7 @@ impl Shard {
             local.reached = batch.to;
             more |= batch.more;
             self.counters.delivery.observe_us(self.clock.now_us().saturating_sub(batch.accepted_us));
+            batch.end_traces(self.index);
         }
         local.queued = more;
         let mut too_slow = Vec::new();

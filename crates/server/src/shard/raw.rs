@@ -9,6 +9,7 @@ use super::commits::Answer;
 use super::connection::Goodbye;
 use super::visitors::Held;
 use crate::access::identity::Action;
+use crate::traces::Said;
 
 impl Shard {
     /// Sets a raw WebSocket to where it begins. Its messages have no place for a gap, so a gap closes it.
@@ -39,7 +40,8 @@ impl Shard {
             Ok(()) => self.ask_about_message(id, Action::Publish, channel),
             Err(problem) => Err(problem.into()),
         };
-        let publish = |()| Ok(self.publish(id, channel, NewEvent::new(payload), Answer::Raw)?);
+        let trace = self.begin_trace(self.holder(id), "websocket", Said::default);
+        let publish = |()| Ok(self.publish(id, channel, NewEvent::new(payload), Answer::Raw, trace)?);
         match outcome.and_then(publish) {
             Ok(_) => Ok(true),
             Err(Held::Waits) => Ok(false),

@@ -217,6 +217,10 @@ impl Shard {
             Route::Ready if self.stopping || self.gauges.drain.is_asked() => {
                 return Err(Problem::new(Code::Unavailable, "the server is going away"));
             }
+            Route::Ready if self.gauges.certificates.as_ref().is_some_and(|shown| !shown.is_there()) => {
+                let detail = "there is no certificate for TLS yet; the log says why";
+                return Err(Problem::new(Code::Unavailable, detail));
+            }
             Route::Health | Route::Ready => {
                 exchange.json(&mut self.out, 200, &fields, b"{\"status\":\"ok\"}")
             }

@@ -1,5 +1,7 @@
 //! Publishing over HTTP: the body as it arrives, then the event. Must not know other routes.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use tidewire_core::http1::{BodyDecoder, BodyLength, Query, Request};
 use tidewire_core::wire::poll;
@@ -11,6 +13,7 @@ use super::connection::Protocol;
 use crate::access::Who;
 use crate::http::answer::Exchange;
 use crate::hub::Published;
+use crate::traces::{Said, Trace};
 
 /// The most that is reserved for a body before it comes: a promise of bytes costs no memory.
 const RESERVED_BYTES: usize = 16 << 10;
@@ -36,10 +39,16 @@ struct HttpPublish {
     name: Option<String>,
     key: Option<String>,
     idempotency_key: Option<String>,
+    trace: Option<Arc<Trace>>,
 }
 
 impl HttpPublish {
-    fn parse(request: &Request<'_, '_>, exchange: Exchange, channel: ChannelName) -> Result<Self, Problem> {
+    fn parse(
+        request: &Request<'_, '_>,
+        exchange: Exchange,
+        channel: ChannelName,
+        trace: Option<Arc<Trace>>,
+    ) -> Result<Self, Problem> {
         let header = |name| Ok::<_, Problem>(request.header(name)?.map(str::to_owned));
         Ok(Self {
             exchange,
@@ -48,6 +57,7 @@ impl HttpPublish {
             name: header("tidewire-event")?,
             key: header("tidewire-key")?,
             idempotency_key: header("idempotency-key")?,
+            trace,
         })
     }
 
@@ -72,7 +82,11 @@ impl Shard {
         rest: &mut &[u8],
     ) -> Result<(), Problem> {
         Query::parse(request.query, &[])?;
-        let publish = HttpPublish::parse(request, exchange, channel)?;
+        // Given twice, it is as good as not given.
+        let said = |name| request.header(name).ok().flatten();
+        let context = || Said { parent: said("traceparent"), state: said("tracestate") };
+        let trace = self.begin_trace(who.as_deref(), "http", context);
+        let publish = HttpPublish::parse(request, exchange, channel, trace)?;
         let expected = match request.body {
             BodyLength::Known(bytes) => bytes as usize,
             BodyLength::Chunked => RESERVED_BYTES,
@@ -126,9 +140,10 @@ impl Shard {
             Some(who) => self.take_message(id, who.as_deref(), body.len()),
             None => Ok(()),
         };
-        let outcome = counted
-            .and_then(|()| publish.event(body))
-            .and_then(|event| self.publish(id, &publish.channel, event, Answer::Http(exchange.clone())));
+        let outcome = counted.and_then(|()| publish.event(body)).and_then(|event| {
+            let answer = Answer::Http(exchange.clone());
+            self.publish(id, &publish.channel, event, answer, publish.trace.clone())
+        });
         match outcome {
             Ok(None) => {
                 self.connections[id as usize].finishing |= !exchange.keep_alive || self.stopping;

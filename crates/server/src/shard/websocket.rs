@@ -24,6 +24,7 @@ use crate::access::Who;
 use crate::access::identity::{Action, Identity};
 use crate::hub::Published;
 use crate::metrics::Transport;
+use crate::traces::Said;
 
 /// The subprotocol of `/v1/ws`.
 const SUBPROTOCOL: &str = "tidewire.v1";
@@ -383,7 +384,8 @@ impl Shard {
         let idempotency_key = publish.idempotency_key.as_deref();
         let event =
             NewEvent::new(payload).with(publish.event.as_deref(), publish.key.as_deref(), idempotency_key)?;
-        self.publish_and_reply(id, channel, event, message_id)
+        let said = Said { parent: publish.traceparent.as_deref(), state: publish.tracestate.as_deref() };
+        self.publish_and_reply(id, channel, event, message_id, said)
     }
 
     fn handle_binary(&mut self, id: u32, message: &[u8]) {
@@ -400,7 +402,7 @@ impl Shard {
                 Some(publish.key),
                 Some(publish.idempotency_key),
             )?;
-            self.publish_and_reply(id, &channel, event, quoted.as_deref())
+            self.publish_and_reply(id, &channel, event, quoted.as_deref(), Said::default())
         });
         match outcome {
             Ok(()) => {}
@@ -415,11 +417,13 @@ impl Shard {
         channel: &ChannelName,
         event: NewEvent,
         message_id: MessageId<'_>,
+        said: Said<'_>,
     ) -> Result<(), Held> {
         self.check(self.holder(id), Action::Publish, channel)?;
         self.ask_about_message(id, Action::Publish, channel)?;
         let answer = Answer::Message(message_id.map(Into::into));
-        if let Some(Published { appended, .. }) = self.publish(id, channel, event, answer)? {
+        let trace = self.begin_trace(self.holder(id), "websocket", || said);
+        if let Some(Published { appended, .. }) = self.publish(id, channel, event, answer, trace)? {
             self.push_text(&server::published(channel.as_str(), appended.id, appended.duplicate, message_id));
         }
         Ok(())

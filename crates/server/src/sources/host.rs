@@ -53,7 +53,7 @@ pub(crate) fn start(hub: Arc<Hub>, stopping: Arc<AtomicBool>) -> anyhow::Result<
     };
     every("host-figures", INTERVAL, stopping, move || {
         let published =
-            probe.event().and_then(|event| Ok(hub.publish(&channel, event, wall_clock(), || None)?));
+            probe.event().and_then(|event| Ok(hub.publish(&channel, event, wall_clock(), None, || None)?));
         if let Err(error) = published {
             eprintln!("tidewire: this machine's figures could not be published: {error:#}");
         }

@@ -15,6 +15,7 @@ use crate::clock::wall_clock;
 use crate::hub::{Channel, Hub, Published};
 use crate::metrics::Histogram;
 use crate::shard::Message;
+use crate::traces::Trace;
 
 /// The most orders in one commit, and the most bytes, so that none takes long.
 const COMMIT_ORDERS: usize = 8192;
@@ -44,6 +45,8 @@ pub(crate) struct Submission {
     pub(crate) channel: Arc<Channel>,
     pub(crate) new: NewEvent,
     pub(crate) waiter: Option<Waiter>,
+    /// Set if it is traced, with the time when it was handed over.
+    pub(crate) trace: Option<(Arc<Trace>, u64)>,
 }
 
 /// Which events of a channel to erase.
@@ -240,10 +243,14 @@ impl Committer {
         for (order, outcome) in orders.into_iter().zip(outcomes) {
             match (order, outcome) {
                 (Order::Publish(submission), outcome) => {
-                    let Submission { channel, waiter, .. } = submission;
+                    let Submission { channel, waiter, trace, .. } = submission;
+                    let trace = trace.map(|(trace, since_us)| {
+                        trace.add_part("commit", since_us, Vec::new());
+                        trace
+                    });
                     let outcome = match outcome {
                         Outcome::Stored(event) => {
-                            Ok(Done::Published(self.hub.adopt(&channel, event, now, &mut told)))
+                            Ok(Done::Published(self.hub.adopt(&channel, event, now, trace, &mut told)))
                         }
                         Outcome::Duplicate(appended) => {
                             Ok(Done::Published(Published { appended, backlog: 0 }))

@@ -2,6 +2,7 @@
 //! the reference page is made of it. Must not know how options are read or what they do.
 
 mod access;
+mod tls;
 
 use tidewire_core::limits::Limits;
 
@@ -76,28 +77,11 @@ pub(super) const ROOT: Section = Section {
         access::CALLBACK,
         access::PROXIES,
         access::ADMIN,
-        TLS,
+        tls::TLS,
         LIMITS,
         LOG,
+        TRACES,
     ],
-};
-
-const TLS: Section = Section {
-    name: "tls",
-    many: false,
-    needs: &["listen", "certificate_file", "key_file"],
-    text: "TLS 1.2 and 1.3, on a port besides `listen`. Both files are read again when they change, and new connections \
-           get what they hold then; those that are open stay.",
-    options: options! {
-        /// The address and port for TLS, such as `0.0.0.0:443`.
-        listen: Kind::Text(Form::Address), Standard::Words("not set: there is no TLS");
-        /// The file with the certificate and those that lead to its root, as PEM.
-        certificate_file: Kind::Text(Form::Path), Standard::Words("not set");
-        /// The file with the certificate's private key, as PEM.
-        /// Danger: whoever has it can pretend to be this server. It should be readable by its owner only.
-        key_file: Kind::Text(Form::Path), Standard::Words("not set");
-    },
-    sections: &[],
 };
 
 const HISTORY: Section = Section {
@@ -183,6 +167,29 @@ const LOG: Section = Section {
         level: Kind::Choice(LOG_LEVEL), Standard::Text("info");
         /// `human`, or `json` for one JSON object a line.
         format: Kind::Choice(&["human", "json"]), Standard::Text("human");
+    },
+    sections: &[],
+};
+
+const TRACES: Section = Section {
+    name: "traces",
+    many: false,
+    needs: &["endpoint"],
+    text: "Traces of publishes for OpenTelemetry: when each was taken, when it was on disk, and how long each shard \
+           took to hand it to its subscribers. A publish with a W3C `traceparent` is traced if that says so.",
+    options: options! {
+        /// The collector's OTLP endpoint over HTTP, such as `http://127.0.0.1:4318`; `/v1/traces` is added to it.
+        endpoint: Kind::Text(Form::Url), Standard::Words("not set: nothing is traced");
+        /// The file with what is sent to the collector as `Authorization`, such as `Bearer …`. White space around it
+        /// is not part of it.
+        authorization_file: Kind::Text(Form::Path), Standard::Words("not set: nothing is sent");
+        /// Of a million publishes without a `traceparent`, how many are traced.
+        per_million: Kind::Number { least: 0, most: 1_000_000 }, Standard::Number(0);
+        /// How many publishes are traced within a second at the most; those beyond are not, and are counted.
+        /// Cost: some 10 µs for each.
+        per_second: Kind::Number { least: 1, most: 100_000 }, Standard::Number(100);
+        /// The name of this service in traces.
+        service: Kind::Text(Form::Words), Standard::Text("tidewire");
     },
     sections: &[],
 };

@@ -139,6 +139,58 @@ fn issuers_that_cannot_be_are_named() {
 }
 
 #[test]
+fn there_is_exactly_one_way_to_a_certificate() {
+    let right = "[tls]\nlisten = \"127.0.0.1:1\"\n[tls.acme]\naccept_terms = true\n";
+    for (text, place, what) in [
+        (
+            "[tls]\nlisten = \"127.0.0.1:1\"",
+            "1:1",
+            "tls needs a certificate: certificate_file and key_file, or",
+        ),
+        ("[tls]\nacme.domains = \"a\"\nacme.accept_terms = true", "1:1", "tls needs listen"),
+        (
+            &format!("{right}domains = []"),
+            "5:11",
+            "needs at least one, such as domains = [\"live.example.com\"]",
+        ),
+        (right, "3:1", "tls.acme needs domains"),
+        (&format!("{right}domains = [\"a.b\", \"*.b\"]"), "5:19", "TLS-ALPN-01 cannot prove a wildcard"),
+        (&format!("{right}domains = \"10.0.0.1\""), "5:11", "certificates are got for names"),
+        (&format!("{right}domains = \"[::1]\""), "5:11", "certificates are got for names"),
+        (&format!("{right}domains = \"a_b.c\""), "5:11", "is not a domain as in \"live.example.com\""),
+        (&format!("{right}domains = \"a.b.\""), "5:11", "is not a domain"),
+        (&format!("{right}domains = \"https://a.b\""), "5:11", "is not a domain"),
+        (&format!("{right}domains = \"ü.b\""), "5:11", "IDNs are written as xn--…"),
+        (
+            &format!("{right}domains = [\"a.b\", \"A.b\"]"),
+            "5:19",
+            "tls.acme.domains = \"a.b\" is there twice",
+        ),
+        (&format!("{right}domains = \"a.b\"\ncontact = \"ops@a.b\""), "6:11", "mailto:ops@example.com"),
+        (
+            &format!("{right}domains = \"a.b\"\ndirectory = \"http://ca.a\""),
+            "6:13",
+            "directory must be https",
+        ),
+        (&format!("{right}domains = \"a.b\"\nauthority_file = \"none\""), "6:18", "cannot be read"),
+        (
+            "[tls]\nlisten = \"127.0.0.1:1\"\nacme.domains = [\"a.b\"]",
+            "3:1",
+            "tls.acme.accept_terms must be true, by which you agree to the terms of service",
+        ),
+        (
+            "[tls]\nlisten = \"127.0.0.1:1\"\nkey_file = \"k\"\nacme.domains = \"a\"\nacme.accept_terms = true",
+            "3:12",
+            "tls.key_file and tls.acme are two ways to a certificate; choose one",
+        ),
+    ] {
+        let mistake = only_mistake(text);
+        assert!(mistake.starts_with(&format!("tidewire.toml:{place}: ")), "{text:?}, {place}: {mistake}");
+        assert!(mistake.contains(what), "{text:?}, {what}: {mistake}");
+    }
+}
+
+#[test]
 fn what_is_wrong_in_the_environment_is_named_by_its_variable() {
     for (name, value, what) in [
         ("TIDEWIRE_LIMITS__EVENT_BITES", "1", "did you mean TIDEWIRE_LIMITS__EVENT_BYTES?"),

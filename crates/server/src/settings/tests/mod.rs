@@ -52,6 +52,35 @@ fn durability_goes_by_pattern() {
 }
 
 #[test]
+fn certificates_are_kept_where_the_data_is_or_where_it_is_said() {
+    let text = "[tls]\nlisten = \"127.0.0.1:1\"\nacme.domains = [\"Live.Example\", \"b.example\"]\nacme.accept_terms = true";
+    let acme = |text: &str, flags: &Flags| {
+        with(text, &[], flags).map(|settings| match settings.tls.expect("it is spoken").source {
+            CertificateSource::Acme(acme) => acme,
+            CertificateSource::Files(files) => panic!("{files:?}"),
+        })
+    };
+    let found = acme(text, &Flags::default()).expect("right");
+    assert_eq!(found.domains, ["live.example", "b.example"]);
+    assert_eq!((found.state, found.contact), ("tidewire-data/acme".into(), None));
+    assert!(found.directory.starts_with("https://acme-v02.api.letsencrypt.org/"));
+    let elsewhere = Flags { data: Some("/d".into()), ..Flags::default() };
+    assert_eq!(acme(text, &elsewhere).expect("right").state, std::path::Path::new("/d/acme"));
+    let in_memory = Flags { memory: true, ..Flags::default() };
+    let error = acme(text, &in_memory).expect_err("nowhere to keep it");
+    assert!(error.contains("tls.acme.state is needed with --memory"), "{error}");
+    let said = format!("{text}\nacme.state = \"kept\"");
+    assert_eq!(acme(&said, &in_memory).expect("right").state, std::path::Path::new("kept"));
+    let variables = [
+        ("TIDEWIRE_TLS__LISTEN", "127.0.0.1:1"),
+        ("TIDEWIRE_TLS__ACME__DOMAINS", "a.b"),
+        ("TIDEWIRE_TLS__ACME__ACCEPT_TERMS", "true"),
+    ];
+    assert!(with("", &variables, &Flags::default()).expect("right").tls.is_some());
+    assert!(with("", &[], &Flags::default()).expect("right").tls.is_none());
+}
+
+#[test]
 fn flags_are_over_the_environment_and_that_is_over_the_file() {
     let text = "data = \"file\"\ndemo = true\n[limits]\nconnections = 1\nchannels = 1\n[history]\nevents = 1";
     let variables = [
