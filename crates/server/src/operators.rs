@@ -179,7 +179,7 @@ impl Watch {
             serde_json::to_vec(all).map_err(|_| Problem::new(Code::Internal, "statistics are no JSON"))?;
         let payload = Payload::declared(Some("application/json"), Bytes::from(body))?;
         let event = NewEvent::new(payload).with(Some(EVENT_NAME), None, None)?;
-        self.hub.publish(&self.channel, event, wall_clock(), || None).map(drop)
+        self.hub.publish(&self.channel, event, wall_clock(), None, || None).map(drop)
     }
 
     fn look_at_channels(&mut self) {
