@@ -14,6 +14,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from conftest import ROOT, Server
+from pebble import free_port
 from prometheus import Prometheus
 from test_access import ask, publish, receive, say, socket, stream
 from test_tls import write_certificate
@@ -63,7 +64,8 @@ def eventually(condition, seconds=10):
 def on_disk(tmp_path_factory):
     directory = tmp_path_factory.mktemp("metrics")
     write_certificate(directory)
-    running = Server(directory, CONFIG + TLS, data=directory / "data")
+    traces = f'[traces]\nendpoint = "http://127.0.0.1:{free_port()}"\n'
+    running = Server(directory, CONFIG + TLS + traces, data=directory / "data")
     yield running
     running.stop()
 
@@ -337,11 +339,11 @@ def test_the_dashboard_and_the_alerts_ask_for_what_is_there(on_disk):
 
 def test_the_page_and_metrics_agree(on_disk):
     page = (ROOT / "docs/monitoring.md").read_text()
-    rows = dict(re.findall(r"^\| `(\w+)` \| (\w+)", page, re.MULTILINE))
+    rows = dict(re.findall(r"^\| `(\w+)` \| (counter|gauge|histogram)\b", page, re.MULTILINE))
     kinds = dict(re.findall(r"^# TYPE (\S+) (\w+)", scrape(on_disk), re.MULTILINE))
     assert rows == kinds
     labels = {name: set(re.findall(r"`(\w+)`", row)) for name, row in
-              re.findall(r"^\| `(\w+)` \| \w+,? ?([^|]*) \|", page, re.MULTILINE)}
+              re.findall(r"^\| `(\w+)` \| (?:counter|gauge|histogram),? ?([^|]*) \|", page, re.MULTILINE)}
     for key in samples(on_disk):
         name = re.sub("_(bucket|sum|count)$", "", key[0]) if key[0] not in labels else key[0]
         assert labels[name] == {label for label, _ in key[1:] if label != "le"}, key
