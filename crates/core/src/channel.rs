@@ -48,11 +48,35 @@ impl ChannelName {
         is_reserved(self.as_str())
     }
 
+    /// The channel of the server's own that says who is present in this one.
+    ///
+    /// # Errors
+    /// `invalid_channel` if this name leaves no room for it, or is one of the server's own.
+    pub fn presence(&self) -> Result<Self, Problem> {
+        if self.is_reserved() || self.0.len() > Self::BYTES_MAX - PRESENCE.len() {
+            let most = Self::BYTES_MAX - PRESENCE.len();
+            let detail = format!(
+                "nobody is present in {self}: that is for channels whose names have up to {most} characters and do \
+                 not begin with tidewire."
+            );
+            return Err(Problem::new(Code::InvalidChannel, detail));
+        }
+        Self::new(&format!("{PRESENCE}{self}"))
+    }
+
+    /// The channel of which this one says who is present, if it does.
+    pub fn subject_of_presence(&self) -> Option<Self> {
+        self.0.strip_prefix(PRESENCE).and_then(|subject| Self::new(subject).ok())
+    }
+
     /// The name as text.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 }
+
+/// How names begin of the channels that say who is present in others.
+pub const PRESENCE: &str = "tidewire.presence:";
 
 /// Whether a name is one of the server's own, as event names with the same beginning are.
 pub fn is_reserved(name: &str) -> bool {

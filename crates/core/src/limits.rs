@@ -83,8 +83,8 @@ limits! {
     /// resumable). A peer that acknowledges nothing for this and `close_timeout_ms` is given up by the kernel.
     stall_timeout_ms: u64 = 30_000, 50 => DAY_MS;
     /// How many events a subscriber of a channel in memory whose socket is full may lag behind. Beyond: it is
-    /// closed (4001, resumable). Of a channel on disk, only `stall_timeout_ms` ends a slow one. With less than
-    /// `history.events`, long replays over slow lines take several connections.
+    /// closed (4001, resumable). Of a channel on disk, or one that keeps nothing, only `stall_timeout_ms` ends a
+    /// slow one. With less than `history.events`, long replays over slow lines take several connections.
     lag_events: u64 = 10_000, 1 => ANY;
     /// How long a closing connection may take to say goodbye. Beyond: it is cut.
     close_timeout_ms: u64 = 5_000, 50 => DAY_MS;
@@ -148,11 +148,31 @@ limits! {
     state_keys: usize = 10_000, 1 => 10_000_000;
     /// How many bytes the events of such a state may have. Beyond: 507 for what makes it larger.
     state_bytes: usize = 8 << 20, 1024 => 256 << 20;
+    /// How many bytes of JSON a member may show of itself (presence). Beyond: 413.
+    /// Cost: each member's are in memory once, and in the history of `tidewire.presence:CHANNEL`.
+    member_bytes: usize = 4096, 2 => 1 << 20;
+    /// How long a member stays present whose connection is gone, so that a reconnect is no coming and going.
+    presence_grace_ms: u64 = 5_000, 0 => DAY_MS;
+    /// How long somebody is present who entered by `POST`, if they do not enter again.
+    presence_ms: u64 = 30_000, 1_000 => DAY_MS;
     /// How many events may wait for the fan-out of a shard before their publisher's connection is not read
     /// for a while.
     backlog_events: u64 = 1_000, 1 => ANY;
 }
 
+/// How many events of a channel's presence are kept for those who come back.
+pub const PRESENCE_EVENTS: usize = 10_000;
+/// How many bytes they may have.
+pub const PRESENCE_BYTES: usize = 4 << 20;
+/// How old they may be.
+pub const PRESENCE_AGE_MS: u64 = 300_000;
+/// By how many connections, tabs and devices a member may be present in a channel at a time. Beyond: 429.
+pub const HOLDS_PER_MEMBER: usize = 64;
+/// How many ends of presence are told of at a time, for each part of the channels.
+pub const PRESENCE_ENDS_AT_ONCE: usize = 10_000;
+/// How many events a subscriber of a channel that keeps nothing may lag behind. Beyond: it gets a gap, and what comes
+/// from now on.
+pub const PASSING_LAG_EVENTS: u64 = 64;
 /// How many statistics the server keeps of itself, one a second: those who come back see what they missed.
 pub const STATISTICS_EVENTS: usize = 300;
 /// How many bytes they may have.

@@ -14,6 +14,7 @@ mod listener;
 mod log;
 mod metrics;
 mod operators;
+mod presence;
 mod schema;
 mod server;
 mod settings;

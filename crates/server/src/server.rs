@@ -21,6 +21,7 @@ use crate::hub::Hub;
 use crate::listener::{Listener, Port, REFUSALS, REFUSALS_MAX};
 use crate::metrics::ShardCounters;
 use crate::operators::{self, Operators};
+use crate::presence::Presence;
 use crate::settings::Settings;
 use crate::shard::{self, Message, Shard, Shared};
 use crate::sources::host;
@@ -52,6 +53,8 @@ pub(crate) struct Gauges {
     pub(crate) refusals: AtomicUsize,
     /// Those of them that watch the server drain.
     pub(crate) watchers: AtomicUsize,
+    /// Members of channels: who is present, once for each channel.
+    pub(crate) members: AtomicUsize,
     pub(crate) drain: Arc<Drain>,
     /// The most connections: `limits.connections`, or what the system's file descriptors allow.
     pub(crate) connections_max: usize,
@@ -121,6 +124,7 @@ impl Server {
             refused: Default::default(),
             refusals: AtomicUsize::new(0),
             watchers: AtomicUsize::new(0),
+            members: AtomicUsize::new(0),
             drain: Arc::default(),
             connections_max: settings.limits.connections.min(descriptors_for_connections()),
             certificates: certificates.clone(),
@@ -129,6 +133,7 @@ impl Server {
         });
         let (drain, notice) =
             (Arc::clone(&gauges.drain), Duration::from_millis(settings.limits.drain_notice_ms));
+        let presence = Arc::new(Presence::new(Arc::clone(&hub), Arc::clone(&gauges)));
         let (operators, jobs) = operators::prepare();
         let operators = Arc::new(operators);
         let shared = Arc::new(Shared {
@@ -137,6 +142,7 @@ impl Server {
             access: Arc::clone(&access),
             gauges: Arc::clone(&gauges),
             operators: Arc::clone(&operators),
+            presence: Arc::clone(&presence),
             clock,
         });
         let mut shards = Vec::new();
@@ -162,7 +168,7 @@ impl Server {
             shards.push(spawn(&format!("shard-{index}"), run)?);
         }
         let stopping = Arc::new(AtomicBool::new(false));
-        let mut helpers = vec![sweeper(Arc::clone(&hub), Arc::clone(&stopping))?];
+        let mut helpers = vec![sweeper(Arc::clone(&hub), presence, Arc::clone(&stopping))?];
         helpers.push(operators::start(jobs, Arc::clone(&hub), gauges, Arc::clone(&access))?);
         let durable = match durable {
             Some((disk, totals)) => start_log(&hub, disk, totals)?,
@@ -378,9 +384,14 @@ pub(crate) fn every(
     })
 }
 
-fn sweeper(hub: Arc<Hub>, stopping: Arc<AtomicBool>) -> anyhow::Result<JoinHandle<()>> {
+fn sweeper(
+    hub: Arc<Hub>,
+    presence: Arc<Presence>,
+    stopping: Arc<AtomicBool>,
+) -> anyhow::Result<JoinHandle<()>> {
     let mut looked_through = String::new();
     every("sweeper", SWEEP_INTERVAL, stopping, move || {
+        presence.tick();
         hub.sweep(wall_clock());
         if let Some(disk) = hub.disk() {
             retention::sweep_store(&hub, disk, wall_clock(), &mut looked_through);

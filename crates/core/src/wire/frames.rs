@@ -24,6 +24,13 @@ pub enum Form {
     EventStream,
 }
 
+impl Form {
+    /// Whether there is nothing around the data, and so no place for anything else.
+    pub fn is_raw(self) -> bool {
+        matches!(self, Self::Raw | Self::RawDeflated(_))
+    }
+}
+
 /// The lazily made forms of an event. Costs two words until the first is asked for.
 #[derive(Debug, Default)]
 pub struct Frames(OnceLock<Box<Cells>>);

@@ -46,6 +46,20 @@ pub enum ClientMessage<'a> {
         /// The event's members.
         publish: Box<PublishMessage<'a>>,
     },
+    /// Be present in a channel, or change what is shown of oneself there.
+    Enter {
+        /// The channel.
+        channel: ChannelName,
+        /// Who enters, if the connection does not say so.
+        member: Option<Cow<'a, str>>,
+        /// What is shown.
+        data: Option<&'a RawValue>,
+    },
+    /// Be so no more.
+    Leave {
+        /// The channel.
+        channel: ChannelName,
+    },
     /// Go on with a new token.
     Refresh {
         /// The token.
@@ -93,6 +107,8 @@ struct RawMessage<'a> {
     since: Option<Cow<'a, str>>,
     #[serde(default)]
     snapshot: Option<bool>,
+    #[serde(borrow, default)]
+    member: Option<Cow<'a, str>>,
     #[serde(borrow, default)]
     event: Option<Cow<'a, str>>,
     #[serde(borrow, default)]
@@ -162,6 +178,8 @@ impl<'a> ClientMessage<'a> {
                 Ok(Self::Subscribe { channel, since: raw.since, snapshot })
             }
             "unsubscribe" => Ok(Self::Unsubscribe { channel: channel()? }),
+            "enter" => Ok(Self::Enter { channel: channel()?, member: raw.member, data: raw.data }),
+            "leave" => Ok(Self::Leave { channel: channel()? }),
             "ping" => Ok(Self::Ping),
             "refresh" => Ok(Self::Refresh { token: raw.token.ok_or_else(|| missing("token"))? }),
             "publish" => {
@@ -190,7 +208,7 @@ impl<'a> ClientMessage<'a> {
             other => {
                 let shown: String = other.chars().take(32).collect();
                 let detail = format!(
-                    "unknown type {shown:?}; known are subscribe, unsubscribe, publish, refresh and ping"
+                    "unknown type {shown:?}; known are subscribe, unsubscribe, publish, enter, leave, refresh and ping"
                 );
                 Err(Problem::new(Code::UnknownType, detail))
             }
@@ -265,6 +283,19 @@ pub mod server {
         finish(text.into_bytes(), id)
     }
 
+    /// `entered`: who is present now, and since when. The member's name is JSON.
+    pub fn entered(channel: &str, member: &str, since: Timestamp, id: MessageId<'_>) -> Vec<u8> {
+        let mut out = format!("{{\"type\":\"entered\",\"channel\":\"{channel}\",\"member\":").into_bytes();
+        push_string_bytes(&mut out, member);
+        out.extend_from_slice(format!(",\"since\":\"{since}\"").as_bytes());
+        finish(out, id)
+    }
+
+    /// `left`.
+    pub fn left(channel: &str, id: MessageId<'_>) -> Vec<u8> {
+        finish(format!("{{\"type\":\"left\",\"channel\":\"{channel}\"").into_bytes(), id)
+    }
+
     /// `pong`.
     pub fn pong(id: MessageId<'_>) -> Vec<u8> {
         finish(b"{\"type\":\"pong\"".to_vec(), id)
@@ -325,6 +356,8 @@ mod tests {
             r#"{"type":"publish","channel":"a","data":null}"#,
             r#"{"type":"publish","channel":"a","data_base64":"AA==","content_type":"image/png"}"#,
             r#"{"type":"p\u0069ng"}"#,
+            r#"{"type":"enter","channel":"a","member":"ann","data":{"name":"Ann"}}"#,
+            r#"{"type":"leave","channel":"a"}"#,
         ] {
             assert_eq!(code(text).1, None, "{text}");
         }

@@ -25,6 +25,8 @@ pub(crate) enum Action {
     History,
     /// Publish.
     Publish,
+    /// See who is there, and be seen.
+    Presence,
     /// Delete all that the channel has.
     Delete,
 }
@@ -36,6 +38,7 @@ impl Action {
             Self::Subscribe => "subscribe",
             Self::History => "history",
             Self::Publish => "publish",
+            Self::Presence => "presence",
             Self::Delete => "delete",
         }
     }
@@ -74,6 +77,7 @@ impl Identity {
             subscribe: list(Action::Subscribe),
             history: list(Action::History),
             publish: list(Action::Publish),
+            presence: list(Action::Presence),
         };
         Self {
             is_minted: true,
@@ -114,6 +118,7 @@ pub(crate) struct Grants {
     subscribe: Option<Box<[Pattern]>>,
     history: Option<Box<[Pattern]>>,
     publish: Option<Box<[Pattern]>>,
+    presence: Option<Box<[Pattern]>>,
 }
 
 impl Grants {
@@ -128,7 +133,6 @@ impl Grants {
             Some(Value::Object(members)) => members,
             Some(_) => return Err("the claim with the rights must be an object".to_owned()),
         };
-        // `presence` is a right of its own, for which there is no use yet.
         let known = ["subscribe", "history", "publish", "presence"];
         if let Some(name) = members.keys().find(|name| !known.contains(&name.as_str())) {
             let shown: String = name.chars().take(32).collect();
@@ -137,7 +141,8 @@ impl Grants {
         let subscribe = patterns(members.get("subscribe"), "subscribe")?;
         let history = patterns(members.get("history"), "history")?;
         let publish = patterns(members.get("publish"), "publish")?;
-        Ok(Self { subscribe, history, publish })
+        let presence = patterns(members.get("presence"), "presence")?;
+        Ok(Self { subscribe, history, publish, presence })
     }
 
     fn of(&self, action: Action) -> Option<&[Pattern]> {
@@ -145,6 +150,7 @@ impl Grants {
             Action::Subscribe => self.subscribe.as_deref(),
             Action::History => self.history.as_deref().or(self.subscribe.as_deref()),
             Action::Publish => self.publish.as_deref(),
+            Action::Presence => self.presence.as_deref(),
             Action::Delete => None,
         }
     }
@@ -202,6 +208,7 @@ impl ChannelAccess<'_> {
             Action::Subscribe => self.rights.subscribe,
             Action::History => self.rights.history,
             Action::Publish => self.rights.publish,
+            Action::Presence => self.rights.presence,
             Action::Delete => Allowed::Nobody,
         }
     }
@@ -285,6 +292,7 @@ fn verb(action: Action) -> &'static str {
         Action::Subscribe => "subscribe",
         Action::History => "read what was published before",
         Action::Publish => "publish",
+        Action::Presence => "see who is there, or be seen,",
         Action::Delete => "delete",
     }
 }
@@ -350,6 +358,14 @@ mod tests {
         assert!(may(json!({"history": ["a"]})));
         assert!(!may(json!({"subscribe": ["a"], "history": []})));
         assert!(!may(json!({"publish": ["a"]})));
+    }
+
+    #[test]
+    fn presence_follows_nothing_else() {
+        let access = ChannelAccess { rights: ChannelRights::all(Allowed::Granted), fit: Fit::Yes };
+        let may = |claim: Value| access.check(Action::Presence, "a", Some(&somebody(None, claim))).is_ok();
+        assert!(may(json!({"presence": ["a"]})));
+        assert!(!may(json!({"subscribe": ["a"], "history": ["a"], "publish": ["a"]})));
     }
 
     #[test]

@@ -155,12 +155,14 @@ pub(crate) struct ChannelRights {
     pub(crate) history: Allowed,
     /// Publishing.
     pub(crate) publish: Allowed,
+    /// Seeing who is there, and being seen.
+    pub(crate) presence: Allowed,
 }
 
 impl ChannelRights {
     /// The same for everything.
     pub(crate) const fn all(allowed: Allowed) -> Self {
-        Self { subscribe: allowed, history: allowed, publish: allowed }
+        Self { subscribe: allowed, history: allowed, publish: allowed, presence: allowed }
     }
 }
 

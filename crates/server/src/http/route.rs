@@ -17,6 +17,8 @@ pub(crate) enum Route {
     ChannelEvents(ChannelName),
     /// `/v1/channels/{channel}/ws`
     ChannelWebSocket(ChannelName),
+    /// `/v1/channels/{channel}/presence`
+    Presence(ChannelName),
     /// `/v1/channels/{channel}`
     Channel(ChannelName),
     /// `/v1/events`
@@ -78,6 +80,9 @@ impl Route {
             (Some("v1"), Some("channels"), Some(name), Some("ws"), None) => {
                 Self::ChannelWebSocket(channel(name)?)
             }
+            (Some("v1"), Some("channels"), Some(name), Some("presence"), None) => {
+                Self::Presence(channel(name)?)
+            }
             (Some("v1"), Some("channels"), Some(name), None, None) => Self::Channel(channel(name)?),
             (Some("v1"), Some("events"), None, None, None) => Self::Events,
             (Some("v1"), Some("ws"), None, None, None) => Self::WebSocket,
@@ -132,6 +137,7 @@ impl Route {
             self,
             Self::ChannelEvents(_)
                 | Self::ChannelWebSocket(_)
+                | Self::Presence(_)
                 | Self::Channel(_)
                 | Self::Events
                 | Self::WebSocket
@@ -147,6 +153,7 @@ impl Route {
     pub(crate) fn allow(&self) -> &'static str {
         match self {
             Self::ChannelEvents(_) => "GET, HEAD, POST, OPTIONS",
+            Self::Presence(_) => "GET, HEAD, POST, DELETE, OPTIONS",
             Self::Channel(_) => "GET, HEAD, DELETE, OPTIONS",
             Self::Tickets => "POST, OPTIONS",
             Self::Admin(route) if route.method() == Method::Post => "POST, OPTIONS",
@@ -164,11 +171,11 @@ impl Route {
                 _ => true,
             },
             Method::Post => match self {
-                Self::ChannelEvents(_) | Self::Tickets => true,
+                Self::ChannelEvents(_) | Self::Presence(_) | Self::Tickets => true,
                 Self::Admin(route) => route.method() == Method::Post,
                 _ => false,
             },
-            Method::Delete => matches!(self, Self::Channel(_)),
+            Method::Delete => matches!(self, Self::Channel(_) | Self::Presence(_)),
             Method::Other => false,
         }
     }

@@ -4,7 +4,7 @@
 use std::sync::{Arc, Mutex};
 
 use tidewire_core::cursor::Start;
-use tidewire_core::limits::{Durability, Policy, Retention, StateKind};
+use tidewire_core::limits::{Durability, PASSING_LAG_EVENTS, Policy, Retention, StateKind};
 use tidewire_core::log::state::StateSize;
 use tidewire_core::log::{ChannelLog, Evicted, Position};
 use tidewire_core::record::{self, Summary};
@@ -192,6 +192,21 @@ impl Channel {
     /// Whether its log is on disk.
     pub fn is_on_disk(&self) -> bool {
         self.disk.is_some()
+    }
+
+    /// Whether its events are kept, and in memory only.
+    pub(crate) fn keeps_in_memory(&self) -> bool {
+        self.policy.durability == Durability::Memory
+    }
+
+    /// Whether a subscriber that has come so far goes on with the newest event: the channel keeps nothing, so those
+    /// in between are past.
+    pub(crate) fn is_beyond_catching_up(&self, after: u64) -> bool {
+        if self.policy.durability != Durability::None {
+            return false;
+        }
+        let state = lock(&self.state);
+        state.log.head().saturating_sub(after) > PASSING_LAG_EVENTS || state.log.dropped() > after
     }
 
     /// The id at an offset.

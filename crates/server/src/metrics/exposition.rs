@@ -31,7 +31,7 @@ pub(crate) fn exposition(sources: Sources<'_>) -> String {
     refusals(&mut page, sources.gauges);
     shards(&mut page, sources);
     history(&mut page, sources.hub);
-    access(&mut page, sources.access);
+    access(&mut page, sources);
     traces(&mut page, sources.gauges);
     certificates(&mut page, sources.gauges);
     page.gauge("tidewire_build_info", "1, and which build this is.").at(
@@ -185,7 +185,7 @@ fn traces(page: &mut Page, gauges: &Gauges) {
         .is(read(&counts.skipped));
 }
 
-fn access(page: &mut Page, access: &Access) {
+fn access(page: &mut Page, Sources { access, gauges, .. }: Sources<'_>) {
     let tokens = access.token_counters();
     let (asked, failed) = access.callback.as_ref().map(Callback::counts).unwrap_or_default();
     let read = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
@@ -196,6 +196,8 @@ fn access(page: &mut Page, access: &Access) {
     page.counter("tidewire_callbacks_total", "Questions to the application.").is(asked);
     page.counter("tidewire_callback_failures_total", "Those without a proper answer.").is(failed);
     page.gauge("tidewire_users", "Users with a stream.").is(access.users.count());
+    let members = gauges.members.load(Ordering::Relaxed);
+    page.gauge("tidewire_present_members", "Who is present, once for each channel.").is(members);
 }
 
 fn certificates(page: &mut Page, gauges: &Gauges) {

@@ -4,7 +4,8 @@
 use std::sync::Arc;
 
 use tidewire_core::limits::{
-    Durability, Limits, Policy, Retention, STATISTICS_AGE_MS, STATISTICS_BYTES, STATISTICS_EVENTS, StateKind,
+    Durability, Limits, PRESENCE_AGE_MS, PRESENCE_BYTES, PRESENCE_EVENTS, Policy, Retention,
+    STATISTICS_AGE_MS, STATISTICS_BYTES, STATISTICS_EVENTS, StateKind,
 };
 
 use super::Rule;
@@ -23,6 +24,7 @@ pub(super) struct Channels {
     pub(super) by_pattern: Vec<(Pattern, Arc<Rule>)>,
     pub(super) otherwise: Arc<Rule>,
     pub(super) own: Arc<Rule>,
+    pub(super) presence: Arc<Rule>,
 }
 
 /// What all rules are read with.
@@ -66,8 +68,8 @@ impl Channels {
             Arc::make_mut(rule).number = number;
         }
         let otherwise = Arc::new(Rule { number: by_pattern.len(), ..otherwise });
-        let own = Arc::new(own(&otherwise));
-        Self { by_pattern, otherwise, own }
+        let (own, presence) = (Arc::new(own(&otherwise)), Arc::new(presence(&otherwise)));
+        Self { by_pattern, otherwise, own, presence }
     }
 
     /// Puts what follows from other values among them, for those who want to see all.
@@ -82,8 +84,10 @@ impl Channels {
         for (name, value) in [("bytes", retention.bytes), ("idempotency_keys", retention.idempotency_keys)] {
             root.table_mut("history").settle(name, Data::Number(value as u64));
         }
-        let ChannelRights { subscribe, history, publish } = self.otherwise.rights;
-        for (name, allowed) in [("subscribe", subscribe), ("history", history), ("publish", publish)] {
+        let ChannelRights { subscribe, history, publish, presence } = self.otherwise.rights;
+        let all =
+            [("subscribe", subscribe), ("history", history), ("publish", publish), ("presence", presence)];
+        for (name, allowed) in all {
             root.table_mut("rights").settle(name, Data::Text(ALLOWED[allowed as usize].to_owned()));
         }
     }
@@ -99,6 +103,19 @@ fn own(otherwise: &Rule) -> Rule {
         ..Retention::default()
     };
     let policy = Arc::new(Policy::new(Durability::Memory, StateKind::Last, retention));
+    Rule { number: otherwise.number, policy, rights: ChannelRights::all(Allowed::Nobody), schema: None }
+}
+
+/// What holds for the channels that say who is present: the state is who is there now. Who may read them goes by the
+/// channel whose presence it is.
+fn presence(otherwise: &Rule) -> Rule {
+    let retention = Retention {
+        events: PRESENCE_EVENTS,
+        bytes: PRESENCE_BYTES,
+        age_ms: PRESENCE_AGE_MS,
+        ..Retention::default()
+    };
+    let policy = Arc::new(Policy::new(Durability::Memory, StateKind::Keyed, retention));
     Rule { number: otherwise.number, policy, rights: ChannelRights::all(Allowed::Nobody), schema: None }
 }
 
@@ -122,6 +139,7 @@ impl Base<'_> {
             subscribe,
             history: self.allowed(rights, "history", checks).unwrap_or(subscribe),
             publish: self.allowed(rights, "publish", checks).unwrap_or(by_default),
+            presence: self.allowed(rights, "presence", checks).unwrap_or(subscribe),
         };
         Rule { number: 0, policy: Arc::new(Policy::new(durability, state, retention)), rights, schema: None }
     }
@@ -139,13 +157,15 @@ impl Base<'_> {
         let retention = self.retention(table.table("history"), &all.retention, durability, checks);
         let said = table.table("rights");
         let subscribe = self.allowed(said, "subscribe", checks);
-        // Who closes a channel to subscribers does not mean to leave its past open.
-        let history =
-            subscribe.map_or(otherwise.rights.history, |allowed| allowed.max(otherwise.rights.history));
+        // Who closes a channel to subscribers does not mean to leave its past open, nor who they are.
+        let as_subscribe = |other: Allowed| subscribe.map_or(other, |allowed| allowed.max(other));
         let rights = ChannelRights {
             subscribe: subscribe.unwrap_or(otherwise.rights.subscribe),
-            history: self.allowed(said, "history", checks).unwrap_or(history),
+            history: self.allowed(said, "history", checks).unwrap_or(as_subscribe(otherwise.rights.history)),
             publish: self.allowed(said, "publish", checks).unwrap_or(otherwise.rights.publish),
+            presence: self
+                .allowed(said, "presence", checks)
+                .unwrap_or(as_subscribe(otherwise.rights.presence)),
         };
         let schema = schema(table, checks);
         let pattern = Pattern::parse(table.text("pattern")?).ok()?;

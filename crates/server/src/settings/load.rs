@@ -151,6 +151,7 @@ fn settings(root: &mut Table, checks: &mut Checks<'_>) -> Settings {
         by_pattern: channels.by_pattern,
         otherwise: channels.otherwise,
         own: channels.own,
+        presence: channels.presence,
     }
 }
 

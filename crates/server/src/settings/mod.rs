@@ -24,7 +24,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use tidewire_core::channel::is_reserved;
+use tidewire_core::channel::{PRESENCE, is_reserved};
 use tidewire_core::limits::{Limits, Policy};
 
 use crate::access::identity::ChannelAccess;
@@ -72,6 +72,8 @@ pub struct Settings {
     otherwise: Arc<Rule>,
     /// What holds for the server's own channels, whatever patterns fit.
     own: Arc<Rule>,
+    /// What holds for the channels that say who is present in others.
+    presence: Arc<Rule>,
 }
 
 /// Where TLS is spoken, and where the certificate comes from.
@@ -185,6 +187,9 @@ impl Settings {
 
     /// What holds for a channel: the first rule whose pattern fits, else what holds for all; and how it fits.
     pub(crate) fn rule_of<'c>(&self, channel: &'c str) -> (&Arc<Rule>, Fit<'c>) {
+        if channel.starts_with(PRESENCE) {
+            return (&self.presence, Fit::Yes);
+        }
         if is_reserved(channel) {
             return (&self.own, Fit::Yes);
         }
@@ -221,7 +226,8 @@ impl Settings {
     /// Whether there is something to do here for those who do not say who they are.
     pub(crate) fn lets_strangers_in(&self) -> bool {
         let is_open = |rule: &Arc<Rule>| {
-            [rule.rights.subscribe, rule.rights.history, rule.rights.publish].contains(&Allowed::Anyone)
+            let ChannelRights { subscribe, history, publish, presence } = rule.rights;
+            [subscribe, history, publish, presence].contains(&Allowed::Anyone)
         };
         self.rules().any(is_open)
     }

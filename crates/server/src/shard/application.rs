@@ -39,6 +39,8 @@ impl Shard {
             {
                 (Action::Subscribe, vec![channel.clone()])
             }
+            // Who may see who is there may be seen.
+            Route::Presence(channel) => (Action::Subscribe, vec![channel.presence()?]),
             Route::Events => {
                 (Action::Subscribe, ReadRequest::parse(request, None, &self.settings.limits)?.channels)
             }
@@ -62,7 +64,7 @@ impl Shard {
         let is_asked = match action {
             Action::Subscribe => about.subscribe,
             Action::Publish => about.publish,
-            Action::History | Action::Delete => false,
+            Action::History | Action::Presence | Action::Delete => false,
         };
         if !is_asked || who.is_some_and(|who| who.is_admin || who.is_minted) {
             return Ok(());

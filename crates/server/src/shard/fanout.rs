@@ -233,7 +233,7 @@ impl Shard {
                 if !std::mem::replace(&mut connection.queued, true) {
                     self.ready.push_back(member.connection);
                 }
-            } else if !local.channel.is_on_disk()
+            } else if local.channel.keeps_in_memory()
                 && local.reached.saturating_sub(connection.subscriptions[member.slot as usize].cursor)
                     > lag_max
                 && !matches!(connection.protocol, Protocol::LongPoll(_))

@@ -133,6 +133,7 @@ impl Shard {
         }
         self.push_text(&server::refreshed(expires_at, message_id));
         self.drop_refused(id);
+        self.leave_refused(id);
         Ok(())
     }
 

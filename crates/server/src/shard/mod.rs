@@ -17,6 +17,7 @@ mod life;
 mod listing;
 mod long_poll;
 mod look;
+mod presence;
 mod pump;
 mod raw;
 mod replay;
@@ -49,6 +50,7 @@ use crate::hub::Hub;
 use crate::listener::{Accepted, EXHAUSTED_PAUSE_MS, Listener, Waiting};
 use crate::metrics::{ShardCounters, Transport};
 use crate::operators::{self, Operators};
+use crate::presence::Presence;
 use crate::server::Gauges;
 use crate::settings::Settings;
 use channels::LocalChannel;
@@ -86,6 +88,7 @@ pub(crate) struct Shared {
     pub(crate) access: Arc<Access>,
     pub(crate) gauges: Arc<Gauges>,
     pub(crate) operators: Arc<Operators>,
+    pub(crate) presence: Arc<Presence>,
     pub(crate) clock: Clock,
 }
 
@@ -100,6 +103,7 @@ pub(crate) struct Shard {
     rates: Rates,
     gauges: Arc<Gauges>,
     operators: Arc<Operators>,
+    presence: Arc<Presence>,
     counters: Arc<ShardCounters>,
     clock: Clock,
     now_ms: u64,
@@ -163,6 +167,7 @@ impl Shard {
             rates: Rates::new(&shared.settings.limits),
             gauges: Arc::clone(&shared.gauges),
             operators: Arc::clone(&shared.operators),
+            presence: Arc::clone(&shared.presence),
             counters: Arc::clone(&shared.gauges.shards[usize::from(index)]),
             clock: shared.clock,
             now_ms,

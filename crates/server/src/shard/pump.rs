@@ -4,7 +4,9 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use tidewire_core::wire::{Form, sse};
+use tidewire_core::EventId;
+use tidewire_core::wire::message::server;
+use tidewire_core::wire::{Form, poll, sse};
 
 use super::Shard;
 use super::channels::{Bytewise, Member};
@@ -28,6 +30,8 @@ pub(super) struct Mark {
     offset: u64,
     /// The frame, if it is large and shared.
     frame: Option<Bytes>,
+    /// It is no event, but word of those that were left out.
+    is_gap: bool,
 }
 
 impl Shard {
@@ -116,6 +120,10 @@ impl Shard {
             if subscription.cursor >= end {
                 continue;
             }
+            if local.channel.is_beyond_catching_up(subscription.cursor) {
+                self.skip(id, slot, form, end);
+                continue;
+            }
             self.events.clear();
             let room = budget - self.out.len();
             match local.channel.read(subscription.cursor, usize::MAX, room, &mut self.events) {
@@ -134,7 +142,8 @@ impl Shard {
                 self.out.extend_from_slice(frame);
                 reached = event.id.offset;
                 let frame = (frame.len() > COPY_BYTES).then(|| frame.clone());
-                self.marks.push(Mark { start, end: self.out.len(), slot, offset: reached, frame });
+                let (end, is_gap) = (self.out.len(), false);
+                self.marks.push(Mark { start, end, slot, offset: reached, frame, is_gap });
             }
             if reached < end {
                 self.events.clear();
@@ -145,17 +154,66 @@ impl Shard {
         Ok(false)
     }
 
+    /// Moves a subscription of a channel that keeps nothing to where the others are: what it missed has had its
+    /// time. It is told of the gap where its transport has a place for that.
+    fn skip(&mut self, id: u32, slot: u32, form: Form, to: u64) {
+        let subscription = &mut self.connections[id as usize].subscriptions[slot as usize];
+        let channel = Arc::clone(&self.channels[subscription.channel as usize].channel);
+        if form.is_raw() {
+            subscription.cursor = to;
+            return;
+        }
+        let (requested, resumed_from) =
+            (channel.id(subscription.cursor).to_string(), channel.id(to).to_string());
+        let gap = poll::gap(&[channel.name().as_str()], false, &requested, &resumed_from);
+        let start = self.out.len();
+        match form {
+            Form::EventStream => sse::gap(&mut self.out, &gap, &resumed_from),
+            _ => self.push_text(&server::gap(&gap)),
+        }
+        self.marks.push(Mark { start, end: self.out.len(), slot, offset: to, frame: None, is_gap: true });
+        self.counters.gaps.add(1);
+    }
+
+    /// As [`Self::skip`] for a stream over several channels.
+    fn skip_merged(&mut self, id: u32) {
+        let mut positions: Vec<EventId> = Vec::new();
+        let mut skipped = Vec::new();
+        for (slot, subscription) in self.connections[id as usize].subscriptions.iter().enumerate() {
+            let channel = &self.channels[subscription.channel as usize].channel;
+            let mut position = channel.id(subscription.cursor);
+            if channel.is_beyond_catching_up(subscription.cursor) {
+                position = channel.id(channel.head());
+                skipped.push((slot, Arc::clone(channel), subscription.cursor));
+            }
+            positions.push(position);
+        }
+        let cursor = joined_cursor(&positions);
+        for (slot, channel, after) in skipped {
+            let (to, requested) = (positions[slot], channel.id(after).to_string());
+            let gap = poll::gap(&[channel.name().as_str()], true, &requested, &to.to_string());
+            let (start, offset) = (self.out.len(), to.offset);
+            sse::gap(&mut self.out, &gap, &cursor);
+            let (end, slot) = (self.out.len(), slot as u32);
+            self.marks.push(Mark { start, end, slot, offset, frame: None, is_gap: true });
+            self.counters.gaps.add(1);
+        }
+    }
+
     /// As [`Self::collect_each`] for a stream over several channels, where each event's id is the cursor
     /// over all of them.
     fn collect_merged(&mut self, id: u32) -> Result<bool, Evicted> {
+        self.skip_merged(id);
         let subscriptions = &self.connections[id as usize].subscriptions;
-        let mut readers: Vec<Reader> = subscriptions
-            .iter()
-            .map(|subscription| {
-                let channel = &self.channels[subscription.channel as usize].channel;
-                Reader::new(channel.id(subscription.cursor), Some(channel.clone()))
-            })
-            .collect();
+        let mut begins: Vec<u64> = subscriptions.iter().map(|subscription| subscription.cursor).collect();
+        self.marks.iter().for_each(|mark| begins[mark.slot as usize] = mark.offset);
+        let mut positions: Vec<EventId> = Vec::with_capacity(begins.len());
+        let mut readers: Vec<Reader> = Vec::with_capacity(begins.len());
+        for (subscription, begin) in subscriptions.iter().zip(begins) {
+            let channel = &self.channels[subscription.channel as usize].channel;
+            positions.push(channel.id(begin));
+            readers.push(Reader::new(channel.id(begin), Some(channel.clone())));
+        }
         let mut picked = Vec::new();
         let more = match gather(&mut readers, usize::MAX, TURN_BYTES, &mut picked) {
             Ok(more) => more,
@@ -165,17 +223,12 @@ impl Shard {
                 return Ok(false);
             }
         };
-        let mut positions: Vec<_> = subscriptions
-            .iter()
-            .map(|subscription| self.channels[subscription.channel as usize].channel.id(subscription.cursor))
-            .collect();
         for (slot, event) in picked {
             positions[slot] = event.id;
             let start = self.out.len();
             sse::event_of_many(&mut self.out, &event, &joined_cursor(&positions));
-            let mark =
-                Mark { start, end: self.out.len(), slot: slot as u32, offset: event.id.offset, frame: None };
-            self.marks.push(mark);
+            let (end, slot, offset) = (self.out.len(), slot as u32, event.id.offset);
+            self.marks.push(Mark { start, end, slot, offset, frame: None, is_gap: false });
         }
         Ok(more)
     }
@@ -208,7 +261,7 @@ impl Shard {
             }
             connection.subscriptions[mark.slot as usize].cursor = mark.offset;
             kept = mark.end;
-            delivered += 1;
+            delivered += usize::from(!mark.is_gap);
             frame = mark.frame.map(|frame| frame.slice(taken.saturating_sub(mark.start).min(frame.len())..));
         }
         if taken < kept {

@@ -44,7 +44,8 @@ impl Shard {
             private: false,
             cors,
         };
-        let publishes = request.method == Method::Post && matches!(route, Ok(Route::ChannelEvents(_)));
+        let publishes = request.method == Method::Post
+            && matches!(route, Ok(Route::ChannelEvents(_) | Route::Presence(_)));
         if request.body != BodyLength::Known(0) && !publishes {
             // Nobody wants this body; not reading it is simpler than skipping it.
             exchange.keep_alive = false;
@@ -108,6 +109,17 @@ impl Shard {
                 self.check(who.as_deref(), Action::Publish, &channel)?;
                 self.take_message(id, who.as_deref(), announced(request))?;
                 return self.handle_publish(id, request, (exchange, who), channel, rest);
+            }
+            Route::Presence(channel) => {
+                self.check(who.as_deref(), Action::Presence, &channel)?;
+                match request.method {
+                    Method::Post => {
+                        self.take_message(id, who.as_deref(), announced(request))?;
+                        return self.handle_entry(id, request, (exchange, who), channel, rest);
+                    }
+                    Method::Delete => self.answer_leaving(request, &exchange, who.as_deref(), &channel)?,
+                    _ => return self.answer_snapshot(id, request, exchange, channel.presence()?),
+                }
             }
             Route::ChannelEvents(channel) => {
                 return self.handle_read(id, request, exchange, who, Some(channel));
@@ -324,7 +336,7 @@ fn not_found(path: &str) -> Problem {
     let shown: String = path.chars().take(64).collect();
     let detail = format!(
         "there is nothing at {shown}; routes are /v1/channels/CHANNEL, /v1/channels/CHANNEL/events, \
-         /v1/channels/CHANNEL/ws, /v1/events, /v1/ws, /v1/tickets, /healthz, /readyz and /metrics"
+         /v1/channels/CHANNEL/ws, /v1/channels/CHANNEL/presence, /v1/events, /v1/ws, /v1/tickets, /healthz, /readyz and /metrics"
     );
     Problem::new(Code::NotFound, detail)
 }

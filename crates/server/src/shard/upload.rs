@@ -1,15 +1,16 @@
-//! Publishing over HTTP: the body as it arrives, then the event. Must not know other routes.
+//! Requests with a body: it is taken as it arrives, then what it is for is done. Must not know other routes.
 
 use std::sync::Arc;
 
 use bytes::Bytes;
 use tidewire_core::http1::{BodyDecoder, BodyLength, Query, Request};
 use tidewire_core::wire::poll;
-use tidewire_core::{ChannelName, Event, NewEvent, Payload, Problem};
+use tidewire_core::{ChannelName, Event, Limits, NewEvent, Payload, Problem};
 
 use super::Shard;
 use super::commits::Answer;
 use super::connection::Protocol;
+use super::presence::HttpEntry;
 use crate::access::Who;
 use crate::http::answer::Exchange;
 use crate::hub::Published;
@@ -18,21 +19,30 @@ use crate::traces::{Said, Trace};
 /// The most that is reserved for a body before it comes: a promise of bytes costs no memory.
 const RESERVED_BYTES: usize = 16 << 10;
 
-/// A publish whose body has not come whole.
+/// A request whose body has not come whole.
 #[derive(Debug)]
 pub(super) struct Upload {
     decoder: BodyDecoder,
     body: Vec<u8>,
-    publish: HttpPublish,
+    purpose: Purpose,
     /// Whose body is counted once it is there, as its length was not announced.
     uncounted: Option<Who>,
     /// When the body must be there.
     pub(super) deadline_ms: u64,
 }
 
+/// What a body is for.
+#[derive(Debug)]
+pub(super) enum Purpose {
+    /// To be published.
+    Publish(HttpPublish),
+    /// To be shown of somebody who is present.
+    Enter(HttpEntry),
+}
+
 /// What the head of a publish says.
 #[derive(Debug)]
-struct HttpPublish {
+pub(super) struct HttpPublish {
     exchange: Exchange,
     channel: ChannelName,
     content_type: Option<String>,
@@ -71,6 +81,16 @@ impl HttpPublish {
     }
 }
 
+impl Purpose {
+    /// How large the body may be.
+    fn bytes_max(&self, limits: &Limits) -> usize {
+        match self {
+            Self::Publish(_) => limits.event_bytes,
+            Self::Enter(_) => limits.member_bytes,
+        }
+    }
+}
+
 impl Shard {
     /// A publish's head has come; `rest` is what follows it.
     pub(super) fn handle_publish(
@@ -87,6 +107,18 @@ impl Shard {
         let context = || Said { parent: said("traceparent"), state: said("tracestate") };
         let trace = self.begin_trace(who.as_deref(), "http", context);
         let publish = HttpPublish::parse(request, exchange, channel, trace)?;
+        self.begin_upload(id, request, who, Purpose::Publish(publish), rest)
+    }
+
+    /// A request's head has come whose body is wanted; `rest` is what follows it.
+    pub(super) fn begin_upload(
+        &mut self,
+        id: u32,
+        request: &Request<'_, '_>,
+        who: Who,
+        purpose: Purpose,
+        rest: &mut &[u8],
+    ) -> Result<(), Problem> {
         let expected = match request.body {
             BodyLength::Known(bytes) => bytes as usize,
             BodyLength::Chunked => RESERVED_BYTES,
@@ -94,12 +126,12 @@ impl Shard {
         let mut upload = Upload {
             decoder: BodyDecoder::new(request.body),
             body: Vec::with_capacity(expected.min(RESERVED_BYTES.max(rest.len()))),
-            publish,
+            purpose,
             uncounted: (request.body == BodyLength::Chunked).then_some(who),
             deadline_ms: self.now_ms + self.settings.limits.body_timeout_ms,
         };
-        let event_bytes = self.settings.limits.event_bytes;
-        let taken = upload.decoder.decode(rest, &mut upload.body, event_bytes)?;
+        let most = upload.purpose.bytes_max(&self.settings.limits);
+        let taken = upload.decoder.decode(rest, &mut upload.body, most)?;
         *rest = &rest[taken..];
         if upload.decoder.is_complete() {
             self.finish_upload(id, upload);
@@ -117,7 +149,8 @@ impl Shard {
     /// More of a body has come.
     pub(super) fn handle_upload(&mut self, id: u32, rest: &mut &[u8]) {
         let Protocol::Upload(upload) = &mut self.connections[id as usize].protocol else { return };
-        match upload.decoder.decode(rest, &mut upload.body, self.settings.limits.event_bytes) {
+        let most = upload.purpose.bytes_max(&self.settings.limits);
+        match upload.decoder.decode(rest, &mut upload.body, most) {
             Ok(taken) => *rest = &rest[taken..],
             Err(problem) => {
                 *rest = &[];
@@ -134,12 +167,16 @@ impl Shard {
     }
 
     fn finish_upload(&mut self, id: u32, upload: Upload) {
-        let Upload { publish, body, uncounted, .. } = upload;
-        let exchange = publish.exchange.clone();
+        let Upload { purpose, body, uncounted, .. } = upload;
         let counted = match uncounted {
             Some(who) => self.take_message(id, who.as_deref(), body.len()),
             None => Ok(()),
         };
+        let publish = match purpose {
+            Purpose::Publish(publish) => publish,
+            Purpose::Enter(entry) => return self.finish_entry(id, &entry, &body, counted),
+        };
+        let exchange = publish.exchange.clone();
         let outcome = counted.and_then(|()| publish.event(body)).and_then(|event| {
             let answer = Answer::Http(exchange.clone());
             self.publish(id, &publish.channel, event, answer, publish.trace.clone())

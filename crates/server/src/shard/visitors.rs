@@ -161,6 +161,10 @@ impl Shard {
         action: Action,
         channel: &ChannelName,
     ) -> Result<(), Problem> {
+        if let (Action::Subscribe | Action::History, Some(subject)) = (action, channel.subject_of_presence())
+        {
+            return self.check(who, Action::Presence, &subject);
+        }
         if channel.is_reserved() {
             return Identity::check_reserved(who, action);
         }

@@ -4,6 +4,7 @@
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
+use serde_json::value::RawValue;
 use tidewire_core::cursor::Start;
 use tidewire_core::http1::{BodyLength, Method, Query, Request, ResponseHead, Version};
 use tidewire_core::limits::Limits;
@@ -24,6 +25,7 @@ use crate::access::Who;
 use crate::access::identity::{Action, Identity};
 use crate::hub::Published;
 use crate::metrics::Transport;
+use crate::presence::Present;
 use crate::traces::Said;
 
 /// The subprotocol of `/v1/ws`.
@@ -42,6 +44,8 @@ pub(super) struct WebSocket {
     closing: Option<Box<Goodbye>>,
     /// A message whose turn comes once something is decided.
     suspended: Option<Box<Suspended>>,
+    /// Where somebody is present by it.
+    pub(super) present: Option<Box<Present>>,
 }
 
 /// What became of a message that was counted.
@@ -109,6 +113,7 @@ impl Shard {
             deflate: deflate.map(Deflate::window),
             closing: None,
             suspended: None,
+            present: None,
         }));
         self.become_stream(id, Transport::WebSocket);
         self.arm_at(id, self.now_ms + self.settings.limits.heartbeat_ms / 2);
@@ -276,6 +281,13 @@ impl Shard {
             }
             ClientMessage::Publish { channel, publish } => {
                 self.handle_publish_message(id, &channel, *publish, message_id)
+            }
+            ClientMessage::Enter { channel, member, data } => {
+                let data = data.map_or("null", RawValue::get);
+                self.handle_enter(id, &channel, member.as_deref(), data, message_id)
+            }
+            ClientMessage::Leave { channel } => {
+                self.handle_leave(id, &channel, message_id).map_err(Held::from)
             }
             ClientMessage::Refresh { token } => self.handle_refresh(id, &token, message_id),
             ClientMessage::Ping => {

@@ -41,6 +41,10 @@ pub(super) const RIGHTS: Section = Section {
         /// Danger: `anyone` lets everybody who reaches the port fill the log.
         publish: Kind::Choice(ALLOWED),
             Standard::Words("`granted` if authentication is configured, else `anyone`");
+        /// Who may see who is present, and be present.
+        /// Danger: who may is seen by all others who may, with the name in their token.
+        presence: Kind::Choice(ALLOWED),
+            Standard::Words("as `subscribe`; in a rule of `[[channels]]` at least as strict as its `subscribe`");
     },
     sections: &[],
 };

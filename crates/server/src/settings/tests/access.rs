@@ -133,15 +133,16 @@ fn rules_fall_back_and_are_never_laxer_on_the_past_than_on_what_comes() {
     "#;
     let settings =
         in_directory(text, &[("schema", "{\"type\":\"object\"}")], &[("S", SECRET)]).expect("right");
-    let rights = |subscribe, history, publish| ChannelRights { subscribe, history, publish };
+    let rights =
+        |subscribe, history, publish, presence| ChannelRights { subscribe, history, publish, presence };
     use Allowed::{Anyone, Authenticated, Granted, Nobody};
     for (channel, expected) in [
-        ("user:7:x", rights(Granted, Granted, Nobody)),
-        ("open:1", rights(Anyone, Anyone, Authenticated)),
-        ("half-open:1", rights(Anyone, Granted, Nobody)),
-        ("else", rights(Nobody, Nobody, Nobody)),
+        ("user:7:x", rights(Granted, Granted, Nobody, Granted)),
+        ("open:1", rights(Anyone, Anyone, Authenticated, Granted)),
+        ("half-open:1", rights(Anyone, Granted, Nobody, Granted)),
+        ("else", rights(Nobody, Nobody, Nobody, Nobody)),
         // The demo's own rule is about where its events are, not about who sees them.
-        ("host", rights(Nobody, Nobody, Nobody)),
+        ("host", rights(Nobody, Nobody, Nobody, Nobody)),
     ] {
         assert_eq!(settings.rule_of(channel).0.rights, expected, "{channel}");
     }
