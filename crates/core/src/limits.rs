@@ -154,7 +154,8 @@ limits! {
     /// How long a member stays present whose connection is gone, so that a reconnect is no coming and going.
     presence_grace_ms: u64 = 5_000, 0 => DAY_MS;
     /// How long somebody is present who entered by `POST`, if they do not enter again.
-    presence_ms: u64 = 30_000, 1_000 => DAY_MS;
+    /// Danger: browsers wake a page in the background once a minute; with less than that, its user comes and goes.
+    presence_ms: u64 = 90_000, 1_000 => DAY_MS;
     /// How many events may wait for the fan-out of a shard before their publisher's connection is not read
     /// for a while.
     backlog_events: u64 = 1_000, 1 => ANY;
