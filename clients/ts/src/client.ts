@@ -1,0 +1,280 @@
+// The thin shell: gives the session its clock, its timer, its links and the page's events, and does what it says.
+// Must not decide anything about when or how to connect.
+import { limits } from './limits';
+import { Outbox } from './outbox';
+import type { Outcome, Publish } from './outbox';
+import { Session } from './session';
+import type { Action } from './session';
+import { ask, refusal, request } from './transports/link';
+import type { Environment, Link, OpenLink, Provider } from './transports/link';
+import { openLongPoll, openPoll, openSse } from './transports/requests';
+import { openWebSocket } from './transports/websocket';
+import { TidewireError } from './types';
+import type { ConnectionState, Gap, LinkMessage, Snapshot, SubscriptionState, TidewireEvent, TransportName } from './types';
+
+export interface TidewireOptions {
+  /** In order of preference. Default: `['websocket', 'sse', 'longpoll', 'poll']`; without a `WebSocket`, the rest. */
+  transports?: readonly TransportName[];
+  /** A JWT, or what gives one; asked for each connection, publish, and when the server says that it expired. */
+  token?: Provider;
+  /** A ticket, or what gets one; asked for each `GET`. Tickets cannot publish. */
+  ticket?: Provider;
+  /** For cookies of another origin: `include`. */
+  credentials?: RequestCredentials;
+  /** A `WebSocket` constructor. Node 20 has none: give the one of the package `ws`. */
+  WebSocket?: unknown;
+  fetch?: typeof fetch;
+  onState?: (state: ConnectionState, detail: { transport: TransportName; error?: TidewireError }) => void;
+}
+
+export interface SubscribeOptions {
+  /** An id or cursor to go on after, `earliest`, or `latest` (the default). */
+  since?: string;
+  /** Get the state first, and again after a gap. */
+  snapshot?: boolean;
+  onEvent?: (event: TidewireEvent) => void;
+  onSnapshot?: (snapshot: Snapshot) => void;
+  onGap?: (gap: Gap) => void;
+  onState?: (state: SubscriptionState, error?: TidewireError) => void;
+}
+
+export interface PublishOptions { event?: string; key?: string; contentType?: string; idempotencyKey?: string }
+
+/** Iterating it without an `onEvent` reads from the subscription's start, once; leaving that loop unsubscribes. */
+export interface Subscription extends AsyncIterable<TidewireEvent> { unsubscribe(): void }
+
+interface Listener { options: SubscribeOptions; ended: ((error?: TidewireError) => void)[]; events: ((event: TidewireEvent) => void)[] }
+
+const LINKS: Record<TransportName, OpenLink> = { websocket: openWebSocket, sse: openSse, longpoll: openLongPoll, poll: openPoll };
+
+export class Tidewire {
+  #environment: Environment;
+  #session: Session;
+  #outbox = new Outbox(limits, Math.random);
+  #listeners = new Map<string, Listener>();
+  #link: Link | undefined;
+  /** Messages of a link that was left do not count. */
+  #generation = 0;
+  #timer: ReturnType<typeof setTimeout> | undefined;
+  #skewMs = Date.now() - performance.now();
+  #busy = false;
+  #closed = false;
+  #page = typeof document === 'undefined' ? undefined : document;
+
+  constructor(url: string, readonly options: TidewireOptions = {}) {
+    const WebSocket = (options.WebSocket ?? globalThis.WebSocket) as Environment['WebSocket'];
+    const wanted = options.transports ?? (['websocket', 'sse', 'longpoll', 'poll'] as const);
+    this.#environment = {
+      url: url.replace(/\/+$/, ''),
+      fetch: options.fetch ?? globalThis.fetch.bind(globalThis),
+      WebSocket,
+      token: options.token,
+      ticket: options.ticket,
+      credentials: options.credentials,
+    };
+    this.#session = new Session(wanted.filter((name) => name !== 'websocket' || WebSocket), limits, Math.random);
+    globalThis.addEventListener?.('online', this.#hurry);
+    this.#page?.addEventListener('visibilitychange', this.#hurry);
+  }
+
+  get state(): ConnectionState {
+    return this.#session.state;
+  }
+
+  channel(name: string) {
+    return {
+      subscribe: (options: SubscribeOptions = {}): Subscription => this.#subscribe(name, options),
+      publish: (data: unknown, options: PublishOptions = {}): Promise<Outcome> => this.#publish(name, data, options),
+    };
+  }
+
+  /** Ends everything: subscriptions, and publishes that have no answer yet (they reject). */
+  close(): void {
+    this.#closed = true;
+    this.#session.handleClose();
+    this.#outbox.handleClose();
+    globalThis.removeEventListener?.('online', this.#hurry);
+    this.#page?.removeEventListener('visibilitychange', this.#hurry);
+    this.#work();
+  }
+
+  #subscribe(name: string, options: SubscribeOptions): Subscription {
+    this.#session.handleSubscribe(name, options.since, options.snapshot ?? false, performance.now());
+    const listener: Listener = { options, ended: [], events: [] };
+    this.#listeners.set(name, listener);
+    const unsubscribe = () => {
+      if (this.#listeners.get(name) !== listener) return;
+      this.#session.handleUnsubscribe(name, performance.now());
+      this.#work();
+    };
+    // Without a callback the iterator is the reader, and must miss nothing that comes before its loop begins.
+    const first = options.onEvent ? undefined : iterate(listener, unsubscribe);
+    this.#work();
+    return { unsubscribe, [Symbol.asyncIterator]: () => first ?? iterate(listener, () => {}) };
+  }
+
+  #publish(channel: string, data: unknown, options: PublishOptions): Promise<Outcome> {
+    if (this.#closed) return Promise.reject(new TidewireError('closed', 'the client is closed: make another'));
+    const bytes = data instanceof Uint8Array;
+    const headers: Record<string, string> = {
+      'Content-Type': options.contentType ?? (bytes ? 'application/octet-stream' : 'application/json'),
+      'Idempotency-Key': options.idempotencyKey ?? crypto.randomUUID(),
+    };
+    if (options.event) headers['Tidewire-Event'] = options.event;
+    if (options.key) headers['Tidewire-Key'] = options.key;
+    const text = typeof data === 'string' && options.contentType?.startsWith('text/');
+    const body = bytes || text ? (data as Uint8Array | string) : JSON.stringify(data);
+    return new Promise((resolve, reject) => {
+      this.#outbox.handlePublish({ channel, body, headers }, resolve, reject);
+      this.#work();
+    });
+  }
+
+  #hurry = (): void => {
+    if (this.#page?.visibilityState === 'hidden') return;
+    this.#session.handleHurry(performance.now());
+    this.#outbox.handleHurry();
+    this.#work();
+  };
+
+  /** Does what the machines say, then sets the one timer. Callbacks may call back in: then the loop goes on here. */
+  #work(): void {
+    if (this.#busy) return;
+    this.#busy = true;
+    try {
+      for (let actions = this.#session.actions(); actions.length > 0; actions = this.#session.actions()) {
+        for (const action of actions) this.#do(action);
+      }
+      for (const publish of this.#outbox.pollSend(performance.now())) void this.#send(publish);
+    } finally {
+      this.#busy = false;
+    }
+    clearTimeout(this.#timer);
+    const nowMs = performance.now();
+    const deadlineMs = Math.min(this.#session.deadlineMs, this.#outbox.deadlineMs, this.#session.state === 'open' ? nowMs + limits.tickMs : Infinity);
+    if (deadlineMs < Infinity) this.#timer = setTimeout(() => this.#tick(deadlineMs), Math.max(0, Math.ceil(deadlineMs - nowMs)));
+  }
+
+  #tick(askedMs: number): void {
+    const nowMs = performance.now();
+    const skewMs = Date.now() - nowMs;
+    const slept = skewMs - this.#skewMs > limits.clockJumpMs || nowMs - askedMs > limits.timerLateMs;
+    this.#skewMs = skewMs;
+    if (slept) this.#session.handleWake(nowMs);
+    else this.#session.handleTime(nowMs, nowMs - askedMs);
+    this.#work();
+  }
+
+  #do(action: Action): void {
+    switch (action.type) {
+      case 'connect': {
+        const generation = ++this.#generation;
+        const current = () => generation === this.#generation;
+        this.#link = LINKS[action.transport](this.#environment, action.wants, {
+          open: () => current() && this.#tell(() => this.#session.handleOpen()),
+          message: (message: LinkMessage) => current() && this.#tell(() => this.#session.handleMessage(message, performance.now())),
+        });
+        return;
+      }
+      case 'disconnect':
+        this.#generation++;
+        this.#link?.close();
+        this.#link = undefined;
+        return;
+      case 'send':
+        return this.#link?.send(action.message);
+      case 'refresh':
+        void this.#refresh(this.#link);
+        return;
+      case 'connection':
+        return guard(() => this.options.onState?.(action.state, { transport: action.transport, ...(action.error && { error: action.error }) }));
+      case 'event': {
+        const listener = this.#listeners.get(action.event.channel);
+        guard(() => listener?.options.onEvent?.(action.event));
+        return listener?.events.forEach((give) => give(action.event));
+      }
+      case 'gap':
+        return guard(() => this.#listeners.get(action.gap.channel)?.options.onGap?.(action.gap));
+      case 'snapshot':
+        return guard(() => this.#listeners.get(action.snapshot.channel)?.options.onSnapshot?.(action.snapshot));
+      case 'subscription': {
+        const listener = this.#listeners.get(action.channel);
+        guard(() => listener?.options.onState?.(action.state, action.error));
+        if (action.state !== 'failed' && action.state !== 'closed') return;
+        this.#listeners.delete(action.channel);
+        listener?.ended.forEach((end) => end(action.error));
+      }
+    }
+  }
+
+  #tell(handle: () => void): void {
+    handle();
+    this.#work();
+  }
+
+  /** Where there is no new token, the connection ends as announced, and the next one asks again. */
+  async #refresh(link: Link | undefined): Promise<void> {
+    const token = await ask(this.#environment.token).catch(() => undefined);
+    if (token && link === this.#link) link?.send({ type: 'refresh', token });
+  }
+
+  async #send(publish: Publish): Promise<void> {
+    const { channel, body, headers } = publish;
+    const answer = await request(this.#environment, `/v1/channels/${channel}/events`, {
+      method: 'POST', body: body as BodyInit, headers, signal: AbortSignal.timeout(limits.requestTimeoutMs),
+    }).then(async (response) => {
+      if (response.ok) return { status: response.status, outcome: (await response.json()) as Outcome };
+      const { status = 0, error = '', detail = '', retryAfterMs = 0 } = await refusal(response);
+      return { status, error: new TidewireError(error, detail, status), retryAfterMs };
+    }).catch(() => ({ status: 0 }));
+    this.#outbox.handleAnswer(channel, answer, performance.now());
+    this.#work();
+  }
+}
+
+/** What a callback throws is the application's: reported as such, it must not end the connection. */
+function guard(call: () => void): void {
+  try {
+    call();
+  } catch (error) {
+    queueMicrotask(() => {
+      throw error;
+    });
+  }
+}
+
+function iterate(listener: Listener, left: () => void): AsyncIterator<TidewireEvent> {
+  const queue: TidewireEvent[] = [];
+  let wake = () => {};
+  let over = false;
+  let failure: TidewireError | undefined;
+  const give = (event: TidewireEvent) => {
+    if (over) return;
+    if (queue.length >= limits.iteratorQueueMax) end(new TidewireError('slow_reader', `${queue.length} events wait for the iterator: read faster, or use onEvent`));
+    else queue.push(event);
+    wake();
+  };
+  const end = (error?: TidewireError) => {
+    over = true;
+    failure ??= error;
+    wake();
+  };
+  listener.events.push(give);
+  listener.ended.push(end);
+  return {
+    async next() {
+      while (queue.length === 0 && !over) await new Promise<void>((resolve) => (wake = resolve));
+      const value = queue.shift();
+      if (value) return { value, done: false };
+      if (failure) throw failure;
+      return { value: undefined, done: true };
+    },
+    async return() {
+      over = true;
+      queue.length = 0;
+      listener.events = listener.events.filter((each) => each !== give);
+      left();
+      return { value: undefined, done: true };
+    },
+  };
+}

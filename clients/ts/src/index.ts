@@ -1,0 +1,6 @@
+// What the package offers. Must not hold code.
+export { Tidewire } from './client';
+export type { PublishOptions, SubscribeOptions, Subscription, TidewireOptions } from './client';
+export type { Outcome } from './outbox';
+export { TidewireError } from './types';
+export type { ConnectionState, Gap, Snapshot, SubscriptionState, TidewireEvent, TransportName } from './types';

@@ -1,0 +1,87 @@
+// What every transport is: it opens, frames and closes. Must not know policy: no retries, no backoff, no timeouts of
+// its own but for single requests. Also the one way in which requests are made and refusals read.
+import { limits } from '../limits';
+import type { Gap, LinkMessage, TidewireEvent, Want } from '../types';
+
+export type Provider = string | (() => string | Promise<string>);
+
+/** The part of `WebSocket` that is used; the one of the `ws` package fits. */
+export interface SocketLike {
+  binaryType: string;
+  onopen: ((event: never) => void) | null;
+  onmessage: ((event: never) => void) | null;
+  onclose: ((event: never) => void) | null;
+  onerror: ((event: never) => void) | null;
+  send(data: string): void;
+  close(code?: number): void;
+}
+
+export interface Environment {
+  url: string;
+  fetch: typeof fetch;
+  WebSocket: (new (url: string, protocols: string[]) => SocketLike) | undefined;
+  token: Provider | undefined;
+  ticket: Provider | undefined;
+  credentials: RequestCredentials | undefined;
+}
+
+export interface Sink { open(): void; message(message: LinkMessage): void }
+export interface Link { send(message: Record<string, unknown>): void; close(): void }
+export type OpenLink = (environment: Environment, wants: readonly Want[], sink: Sink) => Link;
+
+/** A provider is asked each time: it alone knows whether what it gave last is still good. */
+export async function ask(provider: Provider | undefined): Promise<string | undefined> {
+  return typeof provider === 'function' ? provider() : provider;
+}
+
+/** A request with credentials. Tickets are for `GET` only, as the protocol has it. */
+export async function request(environment: Environment, path: string, init: RequestInit): Promise<Response> {
+  const url = new URL(environment.url + path);
+  const headers = new Headers(init.headers);
+  const token = await ask(environment.token);
+  if (token) headers.set('Authorization', `Bearer ${token}`);
+  else if (!init.method && environment.ticket) url.searchParams.set('ticket', (await ask(environment.ticket)) ?? '');
+  const credentials = environment.credentials;
+  return environment.fetch(url, { ...init, headers, cache: 'no-store', ...(credentials && { credentials }) });
+}
+
+/** What an answer that is no success says, by RFC 9457 where the server wrote it. */
+export async function refusal(response: Response): Promise<Extract<LinkMessage, { type: 'closed' }>> {
+  const problem = (await response.json().catch(() => ({}))) as { code?: string; detail?: string };
+  const seconds = Number(response.headers.get('Retry-After') ?? NaN);
+  return {
+    type: 'closed',
+    status: response.status,
+    error: problem.code ?? `http_${response.status}`,
+    detail: problem.detail ?? `the server answered ${response.status}`,
+    ...(seconds >= 0 && { retryAfterMs: seconds * 1000 }),
+  };
+}
+
+export class Refused extends Error {
+  constructor(readonly message_: Extract<LinkMessage, { type: 'closed' }>) {
+    super(message_.detail);
+  }
+}
+
+/** One answer as JSON, in bounded time, or `Refused`. */
+export async function get(environment: Environment, path: string, signal: AbortSignal, heldMs = 0): Promise<any> {
+  const late = AbortSignal.timeout(limits.requestTimeoutMs + heldMs);
+  const response = await request(environment, path, { signal: AbortSignal.any([signal, late]) });
+  if (!response.ok) throw new Refused(await refusal(response));
+  return response.json();
+}
+
+export interface WireEvent { channel?: string; id: string; time: string; event?: string; key?: string; data?: unknown; data_base64?: string; content_type?: string }
+
+export function event(wire: WireEvent, channel = wire.channel!): TidewireEvent {
+  const { id, time, data_base64: base64, event: name, key, content_type: contentType } = wire;
+  const data = base64 === undefined ? wire.data : Uint8Array.from(atob(base64), (letter) => letter.charCodeAt(0));
+  return { channel, id, time, data, ...(name && { event: name }), ...(key && { key }), ...(contentType && { contentType }) };
+}
+
+/** One gap for each channel that the wire's names. */
+export function gaps(wire: { channel?: string; channels?: string[]; requested: string; resumed_from: string } | null): Gap[] {
+  if (!wire) return [];
+  return (wire.channels ?? [wire.channel!]).map((channel) => ({ channel, requested: wire.requested, resumedFrom: wire.resumed_from }));
+}
