@@ -5,6 +5,7 @@ import { Outbox } from './outbox';
 import type { Outcome, Publish } from './outbox';
 import { Session } from './session';
 import type { Action } from './session';
+import { openEventSource } from './transports/event-source';
 import { ask, refusal, request } from './transports/link';
 import type { Environment, Link, OpenLink, Provider } from './transports/link';
 import { openLongPoll, openPoll, openSse } from './transports/requests';
@@ -13,7 +14,7 @@ import { TidewireError } from './types';
 import type { ConnectionState, Gap, LinkMessage, Snapshot, SubscriptionState, TidewireEvent, TransportName } from './types';
 
 export interface TidewireOptions {
-  /** In order of preference. Default: `['websocket', 'sse', 'longpoll', 'poll']`; without a `WebSocket`, the rest. */
+  /** In order of preference. Default: `['websocket', 'sse', 'longpoll', 'poll']`; those that are not there are left out. */
   transports?: readonly TransportName[];
   /** A JWT, or what gives one; asked for each connection, publish, and when the server says that it expired. */
   token?: Provider;
@@ -23,6 +24,10 @@ export interface TidewireOptions {
   credentials?: RequestCredentials;
   /** A `WebSocket` constructor. Node 20 has none: give the one of the package `ws`. */
   WebSocket?: unknown;
+  /** An `EventSource` constructor, for the transport `eventsource`. Node has none: give the one of the package `eventsource`. */
+  EventSource?: typeof EventSource;
+  /** The names of events to listen for with `eventsource`, which can get no others (events without a name always come). */
+  eventNames?: readonly string[];
   fetch?: typeof fetch;
   onState?: (state: ConnectionState, detail: { transport: TransportName; error?: TidewireError }) => void;
 }
@@ -45,7 +50,9 @@ export interface Subscription extends AsyncIterable<TidewireEvent> { unsubscribe
 
 interface Listener { options: SubscribeOptions; ended: ((error?: TidewireError) => void)[]; events: ((event: TidewireEvent) => void)[] }
 
-const LINKS: Record<TransportName, OpenLink> = { websocket: openWebSocket, sse: openSse, longpoll: openLongPoll, poll: openPoll };
+const LINKS: Record<TransportName, OpenLink> = { websocket: openWebSocket, sse: openSse, eventsource: openEventSource, longpoll: openLongPoll, poll: openPoll };
+
+const NEEDS: Partial<Record<TransportName, 'WebSocket' | 'EventSource'>> = { websocket: 'WebSocket', eventsource: 'EventSource' };
 
 export class Tidewire {
   #environment: Environment;
@@ -62,17 +69,18 @@ export class Tidewire {
   #page = typeof document === 'undefined' ? undefined : document;
 
   constructor(url: string, readonly options: TidewireOptions = {}) {
-    const WebSocket = (options.WebSocket ?? globalThis.WebSocket) as Environment['WebSocket'];
     const wanted = options.transports ?? (['websocket', 'sse', 'longpoll', 'poll'] as const);
     this.#environment = {
       url: url.replace(/\/+$/, ''),
       fetch: options.fetch ?? globalThis.fetch.bind(globalThis),
-      WebSocket,
+      WebSocket: (options.WebSocket ?? globalThis.WebSocket) as Environment['WebSocket'],
+      EventSource: options.EventSource ?? globalThis.EventSource,
+      eventNames: options.eventNames,
       token: options.token,
       ticket: options.ticket,
       credentials: options.credentials,
     };
-    this.#session = new Session(wanted.filter((name) => name !== 'websocket' || WebSocket), limits, Math.random);
+    this.#session = new Session(wanted.filter((name) => this.#environment[NEEDS[name] ?? 'fetch']), limits, Math.random);
     globalThis.addEventListener?.('online', this.#hurry);
     this.#page?.addEventListener('visibilitychange', this.#hurry);
   }

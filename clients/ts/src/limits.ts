@@ -17,6 +17,8 @@ export const limits = {
   pongTimeoutMs: 10_000,
   /** An event stream without even a heartbeat (every 25 s by default) for this long is dead. */
   streamSilenceMs: 60_000,
+  /** An `EventSource` shows no heartbeats: after a silence this long it is opened anew, just in case. */
+  eventSourceSilenceMs: 300_000,
   /** How long the server may hold a long poll, in seconds. */
   pollWaitSeconds: 25,
   /** Pause between two short polls. */

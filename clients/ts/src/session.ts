@@ -386,6 +386,7 @@ export class Session {
   }
 
   #silenceMs(): number {
+    if (this.#transport === 'eventsource') return this.#heardMs + this.limits.eventSourceSilenceMs;
     if (this.#transport !== 'websocket') return this.#heardMs + this.limits.streamSilenceMs;
     if (this.#pingSentMs !== undefined) return this.#pingSentMs + this.limits.pongTimeoutMs;
     return this.#heardMs + this.limits.pingAfterMs;

@@ -26,7 +26,7 @@ export type ConnectionState = 'idle' | 'connecting' | 'open' | 'waiting' | 'clos
 /** `subscribed` once events flow, `waiting` while there is no connection, `failed` for good. */
 export type SubscriptionState = 'waiting' | 'subscribed' | 'failed' | 'closed';
 
-export type TransportName = 'websocket' | 'sse' | 'longpoll' | 'poll';
+export type TransportName = 'websocket' | 'sse' | 'eventsource' | 'longpoll' | 'poll';
 
 /** What went wrong, by the server's error code or one of the client's own. */
 export class TidewireError extends Error {

@@ -2,6 +2,7 @@
 import { readFileSync } from 'node:fs';
 import { gzipSync } from 'node:zlib';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
+import { EventSource } from 'eventsource';
 import WebSocket from 'ws';
 import { Tidewire } from '../src/index';
 import type { Gap, TransportName } from '../src/index';
@@ -13,7 +14,7 @@ let proxy: FaultProxy;
 let client: Tidewire;
 let states: string[];
 
-const connect = (transports: TransportName[]) => (client = new Tidewire(url, { transports, WebSocket, onState: (state, { transport }) => states.push(`${transport} ${state}`) }));
+const connect = (transports: TransportName[]) => (client = new Tidewire(url, { transports, WebSocket, EventSource: EventSource as unknown as typeof globalThis.EventSource, onState: (state, { transport }) => states.push(`${transport} ${state}`) }));
 let url = '';
 
 beforeEach(async () => {
@@ -35,7 +36,7 @@ test('the bundle for browsers is under 8 kB', () => {
   expect(gzipSync(bundle, { level: 9 }).length).toBeLessThan(8_000);
 });
 
-describe.each<TransportName>(['websocket', 'sse', 'longpoll', 'poll'])('%s', (transport) => {
+describe.each<TransportName>(['websocket', 'sse', 'eventsource', 'longpoll', 'poll'])('%s', (transport) => {
   test('gets two channels in order, and goes on after a cut, a kill and a drain without loss or repeat', async () => {
     const seen: Record<string, unknown[]> = { a: [], b: [] };
     connect([transport]);

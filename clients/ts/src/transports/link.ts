@@ -20,6 +20,9 @@ export interface Environment {
   url: string;
   fetch: typeof fetch;
   WebSocket: (new (url: string, protocols: string[]) => SocketLike) | undefined;
+  EventSource: typeof EventSource | undefined;
+  /** Names that an `EventSource` is to listen for: it drops events of any other. */
+  eventNames: readonly string[] | undefined;
   token: Provider | undefined;
   ticket: Provider | undefined;
   credentials: RequestCredentials | undefined;
@@ -34,13 +37,19 @@ export async function ask(provider: Provider | undefined): Promise<string | unde
   return typeof provider === 'function' ? provider() : provider;
 }
 
+/** An address for what cannot send headers. */
+export async function ticketed({ url, ticket }: Environment, path: string): Promise<URL> {
+  const whole = new URL(url + path);
+  if (ticket) whole.searchParams.set('ticket', (await ask(ticket)) ?? '');
+  return whole;
+}
+
 /** A request with credentials. Tickets are for `GET` only, as the protocol has it. */
 export async function request(environment: Environment, path: string, init: RequestInit): Promise<Response> {
-  const url = new URL(environment.url + path);
   const headers = new Headers(init.headers);
   const token = await ask(environment.token);
   if (token) headers.set('Authorization', `Bearer ${token}`);
-  else if (!init.method && environment.ticket) url.searchParams.set('ticket', (await ask(environment.ticket)) ?? '');
+  const url = token || init.method ? environment.url + path : await ticketed(environment, path);
   const credentials = environment.credentials;
   return environment.fetch(url, { ...init, headers, cache: 'no-store', ...(credentials && { credentials }) });
 }

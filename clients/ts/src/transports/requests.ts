@@ -13,7 +13,7 @@ export const openSse: OpenLink = (environment, wants, sink) => open(environment,
 export const openLongPoll: OpenLink = (environment, wants, sink) => open(environment, wants, sink, (...args) => polls(true, ...args));
 export const openPoll: OpenLink = (environment, wants, sink) => open(environment, wants, sink, (...args) => polls(false, ...args));
 
-function open(environment: Environment, wants: readonly Want[], sink: Sink, run: Run): Link {
+export function open(environment: Environment, wants: readonly Want[], sink: Sink, run: Run): Link {
   const abort = new AbortController();
   const guarded: Sink = { open: () => {}, message: (message) => abort.signal.aborted || sink.message(message) };
   settled(environment, wants, guarded, abort.signal)

@@ -1,7 +1,7 @@
 // One WebSocket for all channels. Frames only: what to subscribe to is said by the session, message by message.
 import type { LinkMessage } from '../types';
-import { ask, event, gaps } from './link';
-import type { Environment, OpenLink, Sink, SocketLike } from './link';
+import { ask, event, gaps, ticketed } from './link';
+import type { Environment, OpenLink, SocketLike } from './link';
 
 export const openWebSocket: OpenLink = (environment, _wants, sink) => {
   let socket: SocketLike | undefined;
@@ -10,7 +10,7 @@ export const openWebSocket: OpenLink = (environment, _wants, sink) => {
     if (!over) sink.message(message);
     over = true;
   };
-  dial(environment, sink).then(
+  dial(environment).then(
     (made) => {
       socket = made;
       if (over) return socket.close(1000);
@@ -38,13 +38,12 @@ export const openWebSocket: OpenLink = (environment, _wants, sink) => {
   };
 };
 
-async function dial(environment: Environment, _sink: Sink): Promise<SocketLike> {
-  const url = new URL(environment.url.replace(/^http/, 'ws') + '/v1/ws');
-  const protocols = ['tidewire.v1'];
+async function dial(environment: Environment): Promise<SocketLike> {
+  const path = '/v1/ws';
   const token = await ask(environment.token);
-  if (token) protocols.push(`bearer.${token}`);
-  else if (environment.ticket) url.searchParams.set('ticket', (await ask(environment.ticket)) ?? '');
-  const socket = new environment.WebSocket!(url.href, protocols);
+  const url = token ? environment.url + path : (await ticketed(environment, path)).href;
+  const protocols = token ? ['tidewire.v1', `bearer.${token}`] : ['tidewire.v1'];
+  const socket = new environment.WebSocket!(url.replace(/^http/, 'ws'), protocols);
   socket.binaryType = 'arraybuffer';
   return socket;
 }
