@@ -27,6 +27,7 @@ export class FaultProxy {
   counts = { refuse: 0, drop: 0, delay: 0, truncate: 0, halfClose: 0, swallow: 0, connections: 0 };
   #random: () => number;
   #sockets = new Set<Socket>();
+  #swallowed = new Set<Socket>();
   #server = createServer({ allowHalfOpen: true }, (socket) => this.#accept(socket));
 
   constructor(seed: number) {
@@ -41,6 +42,11 @@ export class FaultProxy {
   /** Ends every connection that there is, as a network that goes away. */
   cut(): void {
     for (const socket of this.#sockets) socket.destroy();
+  }
+
+  /** Ends only those of which nothing comes through any more. */
+  cutSwallowed(): void {
+    for (const socket of this.#swallowed) socket.destroy();
   }
 
   async close(): Promise<void> {
@@ -64,6 +70,7 @@ export class FaultProxy {
       socket.on('error', () => {});
       socket.on('close', () => {
         this.#sockets.delete(socket);
+        this.#swallowed.delete(socket);
         client.destroy();
         server.destroy();
       });
@@ -76,7 +83,7 @@ export class FaultProxy {
           if (this.refuseHead?.test(head)) return void client.destroy();
           state.mute = this.muteHead?.test(head) ?? false;
         }
-        if (back && (state.mute ||= this.#hit('swallow'))) return;
+        if (back && (state.mute ||= this.#hit('swallow'))) return void this.#swallowed.add(from);
         if (this.#hit('drop')) return void client.destroy();
         if (this.#hit('truncate')) return void to.write(piece.subarray(0, piece.length >> 1), () => client.destroy());
         if (this.#hit('halfClose')) return void to.end(piece);

@@ -1,6 +1,5 @@
 // What every transport is: it opens, frames and closes. Must not know policy: no retries, no backoff, no timeouts of
 // its own but for single requests. Also the one way in which requests are made and refusals read.
-import { limits } from '../limits';
 import type { Gap, LinkMessage, TidewireEvent, Want } from '../types';
 
 export type Provider = string | (() => string | Promise<string>);
@@ -73,10 +72,9 @@ export class Refused extends Error {
   }
 }
 
-/** One answer as JSON, in bounded time, or `Refused`. */
-export async function get(environment: Environment, path: string, signal: AbortSignal, heldMs = 0): Promise<any> {
-  const late = AbortSignal.timeout(limits.requestTimeoutMs + heldMs);
-  const response = await request(environment, path, { signal: AbortSignal.any([signal, late]) });
+/** One answer as JSON, or `Refused`. How long it may take is the session's to say: a silent link is closed. */
+export async function get(environment: Environment, path: string, signal: AbortSignal): Promise<any> {
+  const response = await request(environment, path, { signal });
   if (!response.ok) throw new Refused(await refusal(response));
   return response.json();
 }

@@ -85,20 +85,13 @@ async function polls(held: boolean, environment: Environment, query: URLSearchPa
     const wait = held && !first && !more ? limits.pollWaitSeconds : 0;
     // Always said, also as 0: without it a channel that the cursor says nothing of would begin at its oldest event.
     query.set('wait', String(wait));
-    const answer = await get(environment, `/v1/events?${query}`, signal, wait * 1000);
+    const answer = await get(environment, `/v1/events?${query}`, signal);
     for (const gap of gaps(answer.gap)) sink.message({ type: 'gap', gap });
     // The cursor covers the whole answer only; before its end each event stands for its own channel alone.
     for (const wire of answer.events) sink.message({ type: 'event', event: event(wire) });
     sink.message({ type: 'position', cursor: answer.cursor });
     query.set('since', answer.cursor);
     more = answer.more;
-    if (!held && !more) await pause(limits.pollIntervalMs, signal);
+    if (!held && !more) await new Promise((resolve) => setTimeout(resolve, limits.pollIntervalMs));
   }
-}
-
-function pause(ms: number, signal: AbortSignal): Promise<void> {
-  return new Promise((resolve) => {
-    const timer = setTimeout(resolve, ms);
-    signal.addEventListener('abort', () => (clearTimeout(timer), resolve()), { once: true });
-  });
 }
