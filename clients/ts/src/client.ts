@@ -1,17 +1,19 @@
 // The thin shell: gives the session its clock, its timer, its links and the page's events, and does what it says.
 // Must not decide anything about when or how to connect.
-import { limits } from './limits';
+import * as limits from './limits';
 import { Outbox } from './outbox';
 import type { Outcome, Publish } from './outbox';
 import { Session } from './session';
 import type { Action } from './session';
+import { guard, iterate } from './subscription';
+import type { Listener, SubscribeOptions, Subscription } from './subscription';
 import { openEventSource } from './transports/event-source';
-import { ask, refusal, request } from './transports/link';
-import type { Environment, Link, OpenLink, Provider } from './transports/link';
+import { ask, asError, get, pathOf, request } from './transports/link';
+import type { Environment, Link, OpenLink, Provider, Sink } from './transports/link';
 import { openLongPoll, openPoll, openSse } from './transports/requests';
 import { openWebSocket } from './transports/websocket';
 import { TidewireError } from './types';
-import type { ConnectionState, Gap, LinkMessage, Snapshot, SubscriptionState, TidewireEvent, TransportName } from './types';
+import type { ConnectionState, LinkMessage, TransportName } from './types';
 
 export interface TidewireOptions {
   /** In order of preference. Default: `['websocket', 'sse', 'longpoll', 'poll']`; those that are not there are left out. */
@@ -29,35 +31,33 @@ export interface TidewireOptions {
   /** The names of events to listen for with `eventsource`, which can get no others (events without a name always come). */
   eventNames?: readonly string[];
   fetch?: typeof fetch;
+  /** `shareTabs()` of `tidewire/shared`: all tabs of an origin use one connection, of one of them. */
+  tabs?: (host: TabHost) => TabHub | undefined;
   onState?: (state: ConnectionState, detail: { transport: TransportName; error?: TidewireError }) => void;
-}
-
-export interface SubscribeOptions {
-  /** An id or cursor to go on after, `earliest`, or `latest` (the default). */
-  since?: string;
-  /** Get the state first, and again after a gap. */
-  snapshot?: boolean;
-  onEvent?: (event: TidewireEvent) => void;
-  onSnapshot?: (snapshot: Snapshot) => void;
-  onGap?: (gap: Gap) => void;
-  onState?: (state: SubscriptionState, error?: TidewireError) => void;
 }
 
 export interface PublishOptions { event?: string; key?: string; contentType?: string; idempotencyKey?: string }
 
-/** Iterating it without an `onEvent` reads from the subscription's start, once; leaving that loop unsubscribes. */
-export interface Subscription extends AsyncIterable<TidewireEvent> { unsubscribe(): void }
+/** What `tidewire/shared` is told, which has nothing of this module but types. */
+export interface TabHost {
+  url: string;
+  /** A client for the connection of all tabs. */
+  connect(onState: TidewireOptions['onState']): Tidewire;
+  get<Answer>(path: string): Promise<Answer>;
+}
 
-interface Listener { options: SubscribeOptions; ended: ((error?: TidewireError) => void)[]; events: ((event: TidewireEvent) => void)[] }
+/** One tab's part in the sharing. */
+export interface TabHub { open(sink: Sink): Link; hurry(): void; close(): void }
 
-const LINKS: Record<TransportName, OpenLink> = { websocket: openWebSocket, sse: openSse, eventsource: openEventSource, longpoll: openLongPoll, poll: openPoll };
+const LINKS: Record<Exclude<TransportName, 'shared'>, OpenLink> = { websocket: openWebSocket, sse: openSse, eventsource: openEventSource, longpoll: openLongPoll, poll: openPoll };
 
-const NEEDS: Partial<Record<TransportName, 'WebSocket' | 'EventSource'>> = { websocket: 'WebSocket', eventsource: 'EventSource' };
+const NEEDS: { [name in TransportName]?: 'WebSocket' | 'EventSource' } = { websocket: 'WebSocket', eventsource: 'EventSource' };
 
 export class Tidewire {
   #environment: Environment;
+  #hub: TabHub | undefined;
   #session: Session;
-  #outbox = new Outbox(limits, Math.random);
+  #outbox = new Outbox(Math.random);
   #listeners = new Map<string, Listener>();
   #link: Link | undefined;
   /** Messages of a link that was left do not count. */
@@ -68,10 +68,10 @@ export class Tidewire {
   #closed = false;
   #page = typeof document === 'undefined' ? undefined : document;
 
+  /** `url` may be relative to the page's own. */
   constructor(url: string, readonly options: TidewireOptions = {}) {
-    const wanted = options.transports ?? (['websocket', 'sse', 'longpoll', 'poll'] as const);
-    this.#environment = {
-      url: url.replace(/\/+$/, ''),
+    const environment = this.#environment = {
+      url: new URL(url, globalThis.location?.href).href.replace(/\/+$/, ''),
       fetch: options.fetch ?? globalThis.fetch.bind(globalThis),
       WebSocket: (options.WebSocket ?? globalThis.WebSocket) as Environment['WebSocket'],
       EventSource: options.EventSource ?? globalThis.EventSource,
@@ -80,9 +80,16 @@ export class Tidewire {
       ticket: options.ticket,
       credentials: options.credentials,
     };
-    this.#session = new Session(wanted.filter((name) => this.#environment[NEEDS[name] ?? 'fetch']), limits, Math.random);
-    globalThis.addEventListener?.('online', this.#hurry);
-    this.#page?.addEventListener('visibilitychange', this.#hurry);
+    const { tabs, ...alone } = options;
+    this.#hub = tabs?.({
+      url: environment.url,
+      connect: (onState) => new Tidewire(url, { ...alone, ...(onState && { onState }) }),
+      get: (path) => get(environment, path, AbortSignal.timeout(limits.requestTimeoutMs)),
+    });
+    const wanted: TransportName[] = (options.transports ?? (['websocket', 'sse', 'longpoll', 'poll'] as const)).filter((name) => environment[NEEDS[name] ?? 'fetch']);
+    this.#session = new Session(this.#hub ? ['shared', ...wanted] : wanted, Math.random);
+    globalThis.addEventListener?.('online', this.#seen);
+    this.#page?.addEventListener('visibilitychange', this.#seen);
   }
 
   get state(): ConnectionState {
@@ -96,14 +103,25 @@ export class Tidewire {
     };
   }
 
+  /** Tries at once what waits for its time, as when the network or the tab comes back, where no event of the page says so. */
+  hurry(): void {
+    this.#hub?.hurry();
+    const nowMs = performance.now();
+    this.#session.handleTime(nowMs);
+    this.#session.handleHurry(nowMs);
+    this.#outbox.handleHurry();
+    this.#work();
+  }
+
   /** Ends everything: subscriptions, and publishes that have no answer yet (they reject). */
   close(): void {
     this.#closed = true;
     this.#session.handleClose();
     this.#outbox.handleClose();
-    globalThis.removeEventListener?.('online', this.#hurry);
-    this.#page?.removeEventListener('visibilitychange', this.#hurry);
+    globalThis.removeEventListener?.('online', this.#seen);
+    this.#page?.removeEventListener('visibilitychange', this.#seen);
     this.#work();
+    this.#hub?.close();
   }
 
   #subscribe(name: string, options: SubscribeOptions): Subscription {
@@ -118,7 +136,14 @@ export class Tidewire {
     // Without a callback the iterator is the reader, and must miss nothing that comes before its loop begins.
     const first = options.onEvent ? undefined : iterate(listener, unsubscribe);
     this.#work();
-    return { unsubscribe, [Symbol.asyncIterator]: () => first ?? iterate(listener, () => {}) };
+    const session = this.#session;
+    return {
+      unsubscribe,
+      get cursor() {
+        return session.cursor(name);
+      },
+      [Symbol.asyncIterator]: () => first ?? iterate(listener, () => {}),
+    };
   }
 
   #publish(channel: string, data: unknown, options: PublishOptions): Promise<Outcome> {
@@ -138,11 +163,8 @@ export class Tidewire {
     });
   }
 
-  #hurry = (): void => {
-    if (this.#page?.visibilityState === 'hidden') return;
-    this.#session.handleHurry(performance.now());
-    this.#outbox.handleHurry();
-    this.#work();
+  #seen = (): void => {
+    if (this.#page?.visibilityState !== 'hidden') this.hurry();
   };
 
   /** Does what the machines say, then sets the one timer. Callbacks may call back in: then the loop goes on here. */
@@ -166,9 +188,9 @@ export class Tidewire {
   #tick(askedMs: number): void {
     const nowMs = performance.now();
     const skewMs = Date.now() - nowMs;
-    const slept = skewMs - this.#skewMs > limits.clockJumpMs || nowMs - askedMs > limits.timerLateMs;
+    const sleptMs = skewMs - this.#skewMs;
     this.#skewMs = skewMs;
-    if (slept) this.#session.handleWake(nowMs);
+    if (sleptMs > limits.clockJumpMs || nowMs - askedMs > limits.timerLateMs) this.#session.handleWake(nowMs, Math.max(0, sleptMs));
     else this.#session.handleTime(nowMs, nowMs - askedMs);
     this.#work();
   }
@@ -178,10 +200,11 @@ export class Tidewire {
       case 'connect': {
         const generation = ++this.#generation;
         const current = () => generation === this.#generation;
-        this.#link = LINKS[action.transport](this.#environment, action.wants, {
+        const sink: Sink = {
           open: () => current() && this.#tell(() => this.#session.handleOpen()),
           message: (message: LinkMessage) => current() && this.#tell(() => this.#session.handleMessage(message, performance.now())),
-        });
+        };
+        this.#link = action.transport === 'shared' ? this.#hub!.open(sink) : LINKS[action.transport](this.#environment, action.wants, sink);
         return;
       }
       case 'disconnect':
@@ -228,61 +251,10 @@ export class Tidewire {
 
   async #send(publish: Publish): Promise<void> {
     const { channel, body, headers } = publish;
-    const answer = await request(this.#environment, `/v1/channels/${channel}/events`, {
+    const answer = await request(this.#environment, `${pathOf(channel)}/events`, {
       method: 'POST', body: body as BodyInit, headers, signal: AbortSignal.timeout(limits.requestTimeoutMs),
-    }).then(async (response) => {
-      if (response.ok) return { status: response.status, outcome: (await response.json()) as Outcome };
-      const { status = 0, error = '', detail = '', retryAfterMs = 0 } = await refusal(response);
-      return { status, error: new TidewireError(error, detail, status), retryAfterMs };
-    }).catch(() => ({ status: 0 }));
+    }).then(async (response) => ({ outcome: (await response.json()) as Outcome }), (error: unknown) => ({ error: asError(error) })).catch(() => ({}));
     this.#outbox.handleAnswer(channel, answer, performance.now());
     this.#work();
   }
-}
-
-/** What a callback throws is the application's: reported as such, it must not end the connection. */
-function guard(call: () => void): void {
-  try {
-    call();
-  } catch (error) {
-    queueMicrotask(() => {
-      throw error;
-    });
-  }
-}
-
-function iterate(listener: Listener, left: () => void): AsyncIterator<TidewireEvent> {
-  const queue: TidewireEvent[] = [];
-  let wake = () => {};
-  let over = false;
-  let failure: TidewireError | undefined;
-  const give = (event: TidewireEvent) => {
-    if (over) return;
-    if (queue.length >= limits.iteratorQueueMax) end(new TidewireError('slow_reader', `${queue.length} events wait for the iterator: read faster, or use onEvent`));
-    else queue.push(event);
-    wake();
-  };
-  const end = (error?: TidewireError) => {
-    over = true;
-    failure ??= error;
-    wake();
-  };
-  listener.events.push(give);
-  listener.ended.push(end);
-  return {
-    async next() {
-      while (queue.length === 0 && !over) await new Promise<void>((resolve) => (wake = resolve));
-      const value = queue.shift();
-      if (value) return { value, done: false };
-      if (failure) throw failure;
-      return { value: undefined, done: true };
-    },
-    async return() {
-      over = true;
-      queue.length = 0;
-      listener.events = listener.events.filter((each) => each !== give);
-      left();
-      return { value: undefined, done: true };
-    },
-  };
 }

@@ -1,29 +1,39 @@
 // Publishes that wait for their answer: one at a time for each channel, so that order holds across retries, each with
 // an idempotency key, so that a retry makes no second event. Pure: must not know fetch, timers or the clock.
-import type { Limits } from './limits';
+import * as limits from './limits';
 import { TidewireError } from './types';
 
 export interface Publish { channel: string; body: string | Uint8Array; headers: Record<string, string> }
 export interface Outcome { id: string; time: string; duplicate: boolean }
 
-interface Entry { publish: Publish; done: (outcome: Outcome) => void; failed: (error: TidewireError) => void; attempts: number; tries: number; dueMs: number; sent: boolean }
+interface Entry {
+  publish: Publish;
+  done: (outcome: Outcome) => void;
+  failed: (error: TidewireError) => void;
+  attempts: number;
+  tries: number;
+  dueMs: number;
+  sent: boolean;
+  /** The server said when. */
+  told: boolean;
+}
 
-/** An answer, or `status` 0 where none came. */
-export interface Answer { status: number; outcome?: Outcome; error?: TidewireError; retryAfterMs?: number }
+/** Neither where no answer came. */
+export interface Answer { outcome?: Outcome; error?: TidewireError }
 
 export class Outbox {
   #queues = new Map<string, Entry[]>();
   #size = 0;
   #refused = false;
 
-  constructor(readonly limits: Limits, readonly random: () => number) {}
+  constructor(readonly random: () => number) {}
 
   handlePublish(publish: Publish, done: Entry['done'], failed: Entry['failed']): void {
-    if (this.#size >= this.limits.publishQueueMax) {
+    if (this.#size >= limits.publishQueueMax) {
       return failed(new TidewireError('queue_full', `${this.#size} publishes wait for the server already: await them, or publish less`));
     }
     const queue = this.#queues.get(publish.channel) ?? [];
-    queue.push({ publish, done, failed, attempts: 0, tries: 0, dueMs: 0, sent: false });
+    queue.push({ publish, done, failed, attempts: 0, tries: 0, dueMs: 0, sent: false, told: false });
     this.#queues.set(publish.channel, queue);
     this.#size++;
   }
@@ -43,9 +53,9 @@ export class Outbox {
     return Math.min(Infinity, ...[...this.#queues.values()].map(([entry]) => (entry && !entry.sent ? entry.dueMs : Infinity)));
   }
 
-  /** The network is back: what waits is tried at once. */
+  /** The network is back: what waits is tried at once, but for what the server told to wait. */
   handleHurry(): void {
-    for (const [entry] of this.#queues.values()) if (entry) entry.dueMs = 0;
+    for (const [entry] of this.#queues.values()) if (entry && !entry.told) entry.dueMs = 0;
   }
 
   handleAnswer(channel: string, answer: Answer, nowMs: number): void {
@@ -58,17 +68,19 @@ export class Outbox {
       this.#drop(channel, queue);
       return entry.done(answer.outcome);
     }
-    const passing = answer.status === 0 || answer.status === 408 || answer.status === 429 || answer.status >= 500 && answer.status !== 501 && answer.status !== 505;
-    const again = passing || (answer.status === 401 && !this.#refused);
+    const { error } = answer;
+    const status = error?.status ?? 0;
+    const passing = status === 0 || status === 408 || status === 429 || (status >= 500 && status !== 501 && status !== 505);
+    const fresh = status === 401 && !this.#refused;
     // Being offline says nothing of the publish: only answers count as attempts.
-    if (answer.status !== 0) entry.attempts++;
-    if (!again || entry.attempts >= this.limits.publishAttemptsMax) {
+    if (status) entry.attempts++;
+    if (error && ((!passing && !fresh) || entry.attempts >= limits.publishAttemptsMax)) {
       this.#drop(channel, queue);
-      return entry.failed(answer.error ?? new TidewireError('unreachable', 'the server did not answer', answer.status));
+      return entry.failed(error);
     }
-    if (answer.status === 401) this.#refused = true;
-    const most = Math.min(this.limits.backoffMaxMs, this.limits.backoffBaseMs * 2 ** Math.min(entry.tries++, 20));
-    entry.dueMs = nowMs + Math.min(this.limits.serverDelayMaxMs, Math.max(answer.retryAfterMs ?? 0, answer.status === 401 ? 0 : this.random() * most));
+    if (fresh) this.#refused = true;
+    entry.told = error?.retryAfterMs !== undefined;
+    entry.dueMs = nowMs + (fresh ? 0 : Math.min(limits.serverDelayMaxMs, Math.max(error?.retryAfterMs ?? 0, this.random() * limits.backoffMs(entry.tries++))));
   }
 
   handleClose(): void {

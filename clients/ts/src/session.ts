@@ -1,6 +1,6 @@
 // The connection's life as a pure state machine: `handle*` takes what happened, `actions` is what to do.
 // Owns backoff, fallback, resume, liveness. Must not know clocks, timers, sockets or fetch: time is an argument.
-import type { Limits } from './limits';
+import * as limits from './limits';
 import { TidewireError } from './types';
 import type { ConnectionState, Gap, LinkMessage, Position, Snapshot, SubscriptionState, TidewireEvent, TransportName, Want } from './types';
 
@@ -33,7 +33,9 @@ interface Path { failures: number; badUntilMs: number; badForMs: number; suspect
 
 /** Codes after which the same request can never succeed. */
 const FINAL_CLOSE = new Set([1002, 1003, 1007, 1008, 1009, 1010]);
-const FINAL_STATUS = new Set([400, 404, 405, 413, 415, 422, 431, 501, 505]);
+const FINAL_STATUS = new Set([400, 403, 404, 405, 413, 415, 422, 431, 501, 505]);
+/** Refusals that may be about one channel of several. */
+const CHANNEL_ERRORS = new Set(['unauthenticated', 'forbidden', 'invalid_cursor', 'invalid_channel']);
 const PASSING_ERRORS = new Set(['too_many_requests', 'unavailable', 'internal', 'history_full', 'storage_failed', 'storage_full']);
 
 export class Session {
@@ -54,15 +56,23 @@ export class Session {
   #windowDueMs: number | undefined;
   /** One immediate retry for each time the network or the tab came back. */
   #hurried = false;
+  /** The channels were refused together: each is asked for on its own, to learn which of them it was. */
+  #alone = false;
+  /** The WebSocket's handshake is done. */
+  #linkOpen = false;
 
   constructor(
     readonly transports: readonly TransportName[],
-    readonly limits: Limits,
     readonly random: () => number,
   ) {
     if (!transports[0]) throw new TidewireError('no_transport', 'no transport can be used here: give at least one in `transports`');
     this.#transport = transports[0];
     for (const name of transports) this.#paths.set(name, { failures: 0, badUntilMs: 0, badForMs: limits.pathBadMs, suspect: false });
+  }
+
+  /** The link takes a message for each channel; else a change of channels takes another link. */
+  get #framed(): boolean {
+    return this.#transport === 'websocket' || this.#transport === 'shared';
   }
 
   /** Takes the actions that have piled up; they are to be done in order. */
@@ -72,6 +82,11 @@ export class Session {
 
   get state(): ConnectionState {
     return this.#state;
+  }
+
+  /** Where to go on, as `since`, by another client or after a restart. */
+  cursor(channel: string): string | undefined {
+    return this.#channels.get(channel)?.position?.cursor;
   }
 
   handleSubscribe(channel: string, since: string | undefined, snapshot: boolean, nowMs: number): void {
@@ -98,24 +113,30 @@ export class Session {
 
   /** The network is back or the tab is seen again: try at once, but only once until something is heard. */
   handleHurry(nowMs: number): void {
+    // What is open may have been so on the network before.
+    if (this.#state === 'open' && this.#framed && this.#pingSentMs === undefined) return this.#ping(nowMs);
     if (this.#state !== 'waiting' || this.#hurried || this.#windowDueMs !== undefined) return;
     this.#hurried = true;
     this.#connect(nowMs);
   }
 
-  /** The machine slept: whatever socket there was is dead, and its timeout would take long to say so. */
-  handleWake(nowMs: number): void {
-    if (this.#state === 'open' || this.#state === 'connecting' || this.#state === 'waiting') {
-      if (this.#state !== 'waiting') this.#actions.push({ type: 'disconnect' });
-      this.#attempts = 0;
-      this.#connect(nowMs);
+  /** The machine slept, so long unseen by `nowMs`: whatever socket there was is dead, and its timeout would take long to say so. */
+  handleWake(nowMs: number, sleptMs: number): void {
+    if (this.#state === 'waiting' && this.#windowDueMs !== undefined) {
+      this.#dueMs = this.#windowDueMs -= sleptMs;
+      return this.handleTime(nowMs);
     }
+    if (this.#state !== 'open' && this.#state !== 'connecting' && this.#state !== 'waiting') return;
+    this.#actions.push({ type: 'disconnect' });
+    this.#attempts = 0;
+    this.#connect(nowMs);
   }
 
   /** When `handleTime` is to be called at the latest. */
   get deadlineMs(): number {
     if (this.#state === 'waiting') return this.#dueMs;
-    if (this.#state === 'connecting') return this.#linkSinceMs + this.limits.welcomeTimeoutMs;
+    // Another tab may wait for the network as long as it takes; whether it lives is the link's to know.
+    if (this.#state === 'connecting') return this.#transport === 'shared' ? Infinity : this.#linkSinceMs + limits.welcomeTimeoutMs;
     if (this.#state !== 'open') return Infinity;
     const retry = Math.min(Infinity, ...[...this.#channels.values()].map((channel) => channel.retryAtMs));
     return Math.min(this.#dueMs, retry, this.#silenceMs());
@@ -125,11 +146,11 @@ export class Session {
   handleTime(nowMs: number, lateMs = 0): void {
     if (nowMs < this.deadlineMs) return;
     if (this.#state === 'waiting') return this.#connect(nowMs);
-    if (lateMs > this.limits.timerSluggishMs && this.#state === 'open' && nowMs < this.#dueMs && nowMs >= this.#silenceMs()) {
+    if (lateMs > limits.timerSluggishMs && this.#state === 'open' && nowMs < this.#dueMs && nowMs >= this.#silenceMs()) {
       // A throttled tab reads what came only after its timers: ask, and judge by the answer.
       this.#heardMs = nowMs;
       this.#pingSentMs = undefined;
-      if (this.#transport === 'websocket') this.#ping(nowMs);
+      if (this.#framed) this.#ping(nowMs);
       return;
     }
     if (this.#state === 'connecting') return this.#lost(nowMs, true);
@@ -140,7 +161,7 @@ export class Session {
       return this.#connect(nowMs);
     }
     if (nowMs < this.#silenceMs()) return;
-    if (this.#transport === 'websocket' && this.#pingSentMs === undefined) return this.#ping(nowMs);
+    if (this.#framed && this.#pingSentMs === undefined) return this.#ping(nowMs);
     this.#lost(nowMs, false);
   }
 
@@ -168,7 +189,7 @@ export class Session {
       }
       case 'snapshot': {
         const channel = this.#channels.get(message.snapshot.channel);
-        if (!channel || (this.#transport === 'websocket' && !channel.live)) return;
+        if (!channel || (this.#framed && !channel.live)) return;
         channel.position = { cursor: message.snapshot.cursor, channels: [message.snapshot.channel] };
         this.#actions.push({ type: 'snapshot', snapshot: message.snapshot });
         return;
@@ -188,13 +209,13 @@ export class Session {
         return;
       }
       case 'error':
-        return this.#refused(message.id, message.code, message.message, nowMs);
+        return this.#refused(message, nowMs);
     }
   }
 
   #event(event: TidewireEvent, cursor: string | undefined): void {
     const channel = this.#channels.get(event.channel);
-    if (!channel || (this.#transport === 'websocket' && !channel.live)) return;
+    if (!channel || (this.#framed && !channel.live)) return;
     if (cursor === undefined) channel.position = { cursor: event.id, channels: [event.channel] };
     else {
       const position = { cursor, channels: [...this.#channels.keys()] };
@@ -202,7 +223,7 @@ export class Session {
     }
     if (channel.recent.has(event.id)) return;
     channel.recent.add(event.id);
-    if (channel.recent.size > this.limits.recentIdsMax) channel.recent.delete(channel.recent.values().next().value!);
+    if (channel.recent.size > limits.recentIdsMax) channel.recent.delete(channel.recent.values().next().value!);
     this.#actions.push({ type: 'event', event });
   }
 
@@ -224,9 +245,9 @@ export class Session {
     }, nowMs);
   }
 
-  #refused(id: string | number | undefined, code: string, message: string, nowMs: number): void {
+  #refused({ id, channel: about, code, message }: Extract<LinkMessage, { type: 'error' }>, nowMs: number): void {
     for (const [name, channel] of this.#channels) {
-      if (id === undefined || channel.asked !== id) continue;
+      if (name !== about && (id === undefined || channel.asked !== id)) continue;
       if (code === 'already_subscribed') return;
       if (!PASSING_ERRORS.has(code)) return this.#fail(name, new TidewireError(code, message));
       channel.retryAtMs = nowMs + this.#backoff();
@@ -243,12 +264,13 @@ export class Session {
   #live(name: string, channel: Channel): void {
     if (!channel.live) this.#actions.push({ type: 'subscription', channel: name, state: 'subscribed' });
     channel.live = true;
+    this.#alone = false;
   }
 
   /** What subscriptions are has changed: a WebSocket is told, a request must be made anew. */
   #changed(tell: () => void, nowMs: number): void {
     if (this.#state !== 'open' && this.#state !== 'connecting') return;
-    if (this.#transport === 'websocket') {
+    if (this.#framed) {
       if (this.#state === 'open' || this.#linkOpen) tell();
       return;
     }
@@ -256,11 +278,9 @@ export class Session {
     this.#connect(nowMs);
   }
 
-  #linkOpen = false;
-
   /** The WebSocket's handshake is done: say what is wanted. The answers prove that the path carries data. */
   handleOpen(): void {
-    if (this.#state !== 'connecting' || this.#transport !== 'websocket') return;
+    if (this.#state !== 'connecting') return;
     this.#linkOpen = true;
     for (const [name, channel] of this.#channels) this.#ask(name, channel);
   }
@@ -290,6 +310,7 @@ export class Session {
       const want: Want = { channel, snapshot: own.snapshot && !own.position && !own.since };
       if (own.position) want.position = own.position;
       if (own.since) want.since = own.since;
+      if (this.#alone) want.alone = true;
       wants.push(want);
     }
     this.#enter('connecting');
@@ -302,7 +323,7 @@ export class Session {
     this.#refusals = 0;
     const path = this.#paths.get(this.#transport)!;
     path.failures = 0;
-    path.badForMs = this.limits.pathBadMs;
+    path.badForMs = limits.pathBadMs;
     // Now it is known that the network works, and thus that the paths above are bad, not everything.
     for (const name of this.transports) {
       const other = this.#paths.get(name)!;
@@ -310,44 +331,45 @@ export class Session {
       if (other.suspect) {
         other.suspect = false;
         other.badUntilMs = nowMs + other.badForMs;
-        other.badForMs = Math.min(this.limits.pathBadMaxMs, other.badForMs * 2);
+        other.badForMs = Math.min(limits.pathBadMaxMs, other.badForMs * 2);
       }
-      this.#dueMs = Math.min(this.#dueMs, Math.max(other.badUntilMs, nowMs + this.limits.stableMs));
+      this.#dueMs = Math.min(this.#dueMs, Math.max(other.badUntilMs, nowMs + limits.stableMs));
     }
     this.#enter('open');
   }
 
   #window([leastMs, mostMs]: [number, number], nowMs: number): void {
     const delayMs = leastMs + this.random() * Math.max(0, mostMs - leastMs);
-    this.#windowDueMs = nowMs + Math.min(delayMs, this.limits.serverDelayMaxMs);
+    this.#windowDueMs = nowMs + Math.min(delayMs, limits.serverDelayMaxMs);
     if (this.#state === 'connecting') this.#lost(nowMs, false);
     else this.#dueMs = this.#windowDueMs;
   }
 
-  #closed(message: Extract<LinkMessage, { type: 'closed' }>, nowMs: number): void {
-    const { code = 0, status = 0, retryAfterMs } = message;
-    const error = new TidewireError(message.error ?? (code ? `close_${code}` : 'unreachable'), message.detail ?? 'the connection was refused', status);
-    if (status === 401 || status === 403 || code === 4005) {
-      // The provider gives a fresh token for each connection; a second refusal is about more than an old one.
-      if (status === 403 || ++this.#refusals > 1) return this.#give(error);
+  #closed({ code = 0, error }: Extract<LinkMessage, { type: 'closed' }>, nowMs: number): void {
+    const { status, retryAfterMs } = (error ??= new TidewireError(code ? `close_${code}` : 'unreachable', 'the connection ended'));
+    // The provider gives a fresh token for each connection; a second refusal is about more than an old one.
+    const fresh = (status === 401 || code === 4005) && !this.#refusals++;
+    const which = !fresh && !this.#alone && this.#channels.size > 1 && CHANNEL_ERRORS.has(error.code);
+    if (fresh || which) {
+      this.#alone = which;
       this.#actions.push({ type: 'disconnect' });
       return this.#connect(nowMs);
     }
-    if (FINAL_STATUS.has(status) || FINAL_CLOSE.has(code)) return this.#give(error);
-    if (retryAfterMs !== undefined) this.#windowDueMs = nowMs + Math.min(this.limits.serverDelayMaxMs, retryAfterMs * (1 + this.random() * 0.5));
-    this.#lost(nowMs, !this.#welcomed && status === 0 && retryAfterMs === undefined);
+    if (status === 401 || code === 4005 || FINAL_STATUS.has(status) || FINAL_CLOSE.has(code)) return this.#give(error);
+    if (retryAfterMs !== undefined) this.#windowDueMs = nowMs + Math.min(limits.serverDelayMaxMs, retryAfterMs * (1 + this.random() * 0.5));
+    this.#lost(nowMs, !this.#welcomed && !status && retryAfterMs === undefined);
   }
 
   #lost(nowMs: number, blamePath: boolean): void {
     this.#actions.push({ type: 'disconnect' });
     const path = this.#paths.get(this.#transport)!;
     // A path that was bad before gets one try only, and its failure costs no waiting.
-    const probed = blamePath && path.badForMs > this.limits.pathBadMs;
-    if (probed || (blamePath && ++path.failures >= this.limits.pathFailuresMax)) {
+    const probed = blamePath && path.badForMs > limits.pathBadMs;
+    if (probed || (blamePath && ++path.failures >= limits.pathFailuresMax)) {
       path.failures = 0;
       path.suspect = true;
     }
-    if (this.#welcomed && nowMs - this.#linkSinceMs >= this.limits.stableMs) this.#attempts = 0;
+    if (this.#welcomed && nowMs - this.#linkSinceMs >= limits.stableMs) this.#attempts = 0;
     this.#dueMs = this.#windowDueMs ?? nowMs + (probed ? 0 : this.#backoff());
     for (const [channel, own] of this.#channels) {
       if (own.live) this.#actions.push({ type: 'subscription', channel, state: 'waiting' });
@@ -376,8 +398,7 @@ export class Session {
   }
 
   #backoff(): number {
-    const most = Math.min(this.limits.backoffMaxMs, this.limits.backoffBaseMs * 2 ** Math.min(this.#attempts++, 20));
-    return this.random() * most;
+    return this.random() * limits.backoffMs(this.#attempts++);
   }
 
   #ping(nowMs: number): void {
@@ -386,9 +407,9 @@ export class Session {
   }
 
   #silenceMs(): number {
-    if (this.#transport === 'eventsource') return this.#heardMs + this.limits.eventSourceSilenceMs;
-    if (this.#transport !== 'websocket') return this.#heardMs + this.limits.streamSilenceMs;
-    if (this.#pingSentMs !== undefined) return this.#pingSentMs + this.limits.pongTimeoutMs;
-    return this.#heardMs + this.limits.pingAfterMs;
+    if (this.#transport === 'eventsource') return this.#heardMs + limits.eventSourceSilenceMs;
+    if (!this.#framed) return this.#heardMs + limits.streamSilenceMs;
+    if (this.#pingSentMs !== undefined) return this.#pingSentMs + limits.pongTimeoutMs;
+    return this.#heardMs + limits.pingAfterMs;
   }
 }

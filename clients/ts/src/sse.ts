@@ -15,7 +15,6 @@ export class SseParser {
     readonly sizeMax: number,
     readonly event: (event: SseEvent) => void,
     readonly quiet: (id: string) => void,
-    readonly gap: (data: string) => void,
   ) {}
 
   push(piece: string): void {
@@ -51,7 +50,6 @@ export class SseParser {
     this.#data = [];
     this.#size = 0;
     if (empty) this.quiet(this.#id);
-    else if (name === 'tidewire.gap') this.gap(data);
     else this.event({ name, data, id: this.#id });
   }
 }

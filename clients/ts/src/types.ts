@@ -26,11 +26,13 @@ export type ConnectionState = 'idle' | 'connecting' | 'open' | 'waiting' | 'clos
 /** `subscribed` once events flow, `waiting` while there is no connection, `failed` for good. */
 export type SubscriptionState = 'waiting' | 'subscribed' | 'failed' | 'closed';
 
-export type TransportName = 'websocket' | 'sse' | 'eventsource' | 'longpoll' | 'poll';
+/** `shared` is a connection of another tab (`tidewire/shared`). */
+export type TransportName = 'shared' | 'websocket' | 'sse' | 'eventsource' | 'longpoll' | 'poll';
 
 /** What went wrong, by the server's error code or one of the client's own. */
 export class TidewireError extends Error {
-  constructor(readonly code: string, message: string, readonly status = 0) {
+  /** `status` is of HTTP, 0 where there was no answer; `retryAfterMs` is how long the server asks to wait. */
+  constructor(readonly code: string, message: string, readonly status = 0, readonly retryAfterMs?: number) {
     super(message);
     this.name = 'TidewireError';
   }
@@ -47,11 +49,11 @@ export type LinkMessage =
   | { type: 'reconnect'; afterMs: [number, number] }
   | { type: 'expired' }
   | { type: 'unsubscribed'; channel: string; id?: string | number }
-  | { type: 'error'; code: string; message: string; id?: string | number }
-  | { type: 'closed'; code?: number; status?: number; error?: string; detail?: string; retryAfterMs?: number };
+  | { type: 'error'; code: string; message: string; id?: string | number; channel?: string }
+  | { type: 'closed'; code?: number; error?: TidewireError };
 
 /** Where one or several channels stand. `channels` are all that the cursor may speak of. */
 export interface Position { cursor: string; channels: readonly string[] }
 
-/** A channel as a link is asked to open it. */
-export interface Want { channel: string; position?: Position; since?: string; snapshot: boolean }
+/** A channel as a link is asked to open it; `alone` where the server refused it together with others. */
+export interface Want { channel: string; position?: Position; since?: string; snapshot: boolean; alone?: boolean }

@@ -1,6 +1,4 @@
 // The built client against the real server, through the proxy. Every transport by the same tests.
-import { readFileSync } from 'node:fs';
-import { gzipSync } from 'node:zlib';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { EventSource } from 'eventsource';
 import WebSocket from 'ws';
@@ -28,12 +26,6 @@ afterEach(async () => {
   client?.close();
   await proxy.close();
   await server.stop();
-});
-
-test('the bundle for browsers is under 8 kB', () => {
-  const bundle = readFileSync(new URL('../dist/index.js', import.meta.url));
-  expect(bundle.toString()).not.toMatch(/\bfrom\s*["']/);
-  expect(gzipSync(bundle, { level: 9 }).length).toBeLessThan(8_000);
 });
 
 describe.each<TransportName>(['websocket', 'sse', 'eventsource', 'longpoll', 'poll'])('%s', (transport) => {
@@ -97,6 +89,22 @@ describe.each<TransportName>(['websocket', 'sse', 'eventsource', 'longpoll', 'po
     expect(got).toEqual([['state', 3], 4]);
     expect(gaps).toMatchObject([{ channel: 'g', requested: id }]);
   });
+});
+
+test.each<TransportName>(['websocket', 'sse'])('%s: a channel that is refused fails alone', async (transport) => {
+  const config = 'auth.admin_key_file = "admin.key"\n[[channels]]\npattern = "open"\nrights.subscribe = "anyone"\nrights.history = "anyone"\nrights.publish = "anyone"\n';
+  await server.end('SIGTERM');
+  proxy.targetPort = (await server.start(config)).port;
+  connect([transport]);
+  const got: unknown[] = [];
+  const failed: unknown[] = [];
+  client.channel('closed').subscribe({ onState: (state, error) => state === 'failed' && failed.push(error?.code) });
+  const subscription = client.channel('open').subscribe({ since: 'earliest', onEvent: ({ data }) => got.push(data) });
+  await until('the refusal', () => failed.length === 1);
+  const id = await server.publish('open', 1);
+  await until('the event', () => got.length === 1);
+  expect(failed).toEqual(['unauthenticated']);
+  expect(subscription.cursor).toBe(id);
 });
 
 test('falls back where upgrades are refused', async () => {

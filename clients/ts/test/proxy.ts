@@ -85,8 +85,9 @@ export class FaultProxy {
         }
         if (back && (state.mute ||= this.#hit('swallow'))) return void this.#swallowed.add(from);
         if (this.#hit('drop')) return void client.destroy();
-        if (this.#hit('truncate')) return void to.write(piece.subarray(0, piece.length >> 1), () => client.destroy());
-        if (this.#hit('halfClose')) return void to.end(piece);
+        // Nothing may follow what was cut off: bytes that are missing in the middle are no fault that TCP has.
+        if (this.#hit('truncate')) return void (from.pause(), to.write(piece.subarray(0, piece.length >> 1), () => client.destroy()));
+        if (this.#hit('halfClose')) return void (from.pause(), to.end(piece));
         if (!this.#hit('delay')) return void to.write(piece);
         from.pause();
         setTimeout(() => (to.write(piece), from.resume()), this.#random() * 100);

@@ -1,9 +1,10 @@
 // The session and the outbox on a clock that only the test moves: what is decided, and when. Must not know sockets.
 import { describe, expect, test } from 'vitest';
-import { limits } from '../src/limits';
+import * as limits from '../src/limits';
 import { Outbox } from '../src/outbox';
 import { Session } from '../src/session';
 import type { Action } from '../src/session';
+import { TidewireError } from '../src/types';
 import type { LinkMessage, TransportName } from '../src/types';
 
 /** A session with a clock. `random` is the middle unless told, so that a delay tells its bound. */
@@ -14,7 +15,7 @@ class Bench {
   session: Session;
 
   constructor(transports: TransportName[] = ['websocket']) {
-    this.session = new Session(transports, limits, () => this.random);
+    this.session = new Session(transports, () => this.random);
   }
 
   take(): Action[] {
@@ -129,7 +130,7 @@ describe('coming back', () => {
   test('Retry-After is not undercut, neither by backoff nor by a network that is back', () => {
     const bench = new Bench();
     bench.subscribe();
-    bench.tell({ type: 'closed', status: 503, error: 'unavailable', retryAfterMs: 7_000 });
+    bench.tell({ type: 'closed', error: new TidewireError('unavailable', '', 503, 7_000) });
     bench.session.handleHurry(bench.nowMs);
     expect(bench.connects()).toHaveLength(1);
     expect(bench.wait()).toBeGreaterThanOrEqual(7_000);
@@ -138,7 +139,7 @@ describe('coming back', () => {
   test('no server is believed that asks for days', () => {
     const bench = new Bench();
     bench.subscribe();
-    bench.tell({ type: 'closed', status: 503, retryAfterMs: 1e12 });
+    bench.tell({ type: 'closed', error: new TidewireError('unavailable', '', 503, 1e12) });
     expect(bench.wait()).toBe(limits.serverDelayMaxMs);
   });
 
@@ -154,17 +155,64 @@ describe('coming back', () => {
     expect(bench.wait()).toBeGreaterThan(0);
   });
 
+  test('a sleep shortens the window of a server by as much, and does not end it', () => {
+    const bench = new Bench();
+    bench.subscribe();
+    bench.tell({ type: 'closed', error: new TidewireError('unavailable', '', 503, 60_000) });
+    const untilMs = bench.session.deadlineMs - bench.nowMs;
+    bench.session.handleWake(bench.nowMs, 20_000);
+    expect(bench.session.state).toBe('waiting');
+    expect(bench.session.deadlineMs - bench.nowMs).toBe(untilMs - 20_000);
+    bench.session.handleWake(bench.nowMs, 3_600_000);
+    expect(bench.session.state).toBe('connecting');
+  });
+
   test('after a sleep the old connection is left at once', () => {
     const bench = new Bench();
     bench.subscribe();
     bench.open();
     bench.nowMs += 3_600_000;
-    bench.session.handleWake(bench.nowMs);
+    bench.session.handleWake(bench.nowMs, 0);
     expect(bench.take().map(({ type }) => type)).toEqual(expect.arrayContaining(['disconnect', 'connect']));
   });
 });
 
+describe('what only one channel is guilty of', () => {
+  const refused = { type: 'closed', error: new TidewireError('forbidden', 'no', 403) } as const;
+
+  test('is found out where channels are refused together, and fails that channel alone', () => {
+    const bench = new Bench(['sse']);
+    bench.subscribe('a');
+    bench.subscribe('b');
+    bench.tell(refused);
+    expect(bench.last('connect')!.wants).toMatchObject([{ channel: 'a', alone: true }, { channel: 'b', alone: true }]);
+    bench.tell({ type: 'error', channel: 'a', code: 'forbidden', message: 'no' });
+    bench.tell({ type: 'position', cursor: 'e-1' });
+    expect(bench.last('subscription')).toMatchObject({ channel: 'b', state: 'subscribed' });
+    expect(bench.session.state).toBe('open');
+  });
+
+  test('is not looked for twice: refused again, all of it is', () => {
+    const bench = new Bench(['sse']);
+    bench.subscribe('a');
+    bench.subscribe('b');
+    bench.tell(refused);
+    bench.tell(refused);
+    expect(bench.session.state).toBe('failed');
+  });
+});
+
 describe('liveness and fallback', () => {
+  test('what is open when the network comes back is asked whether it still is', () => {
+    const bench = new Bench();
+    bench.subscribe();
+    bench.open();
+    bench.session.handleHurry(bench.nowMs);
+    expect(bench.last('send')!.message).toEqual({ type: 'ping' });
+    expect(bench.wait()).toBe(limits.pongTimeoutMs);
+    expect(bench.session.state).toBe('waiting');
+  });
+
   test('a silent WebSocket is asked, then left; an answer keeps it', () => {
     const bench = new Bench();
     bench.subscribe();
@@ -256,7 +304,7 @@ describe('endings', () => {
     bench.open();
     bench.tell({ type: 'closed', code: 4005 });
     expect(bench.connects()).toHaveLength(2);
-    bench.tell({ type: 'closed', status: 401, error: 'unauthenticated' });
+    bench.tell({ type: 'closed', error: new TidewireError('unauthenticated', '', 401) });
     expect(bench.session.state).toBe('failed');
   });
 
@@ -307,38 +355,49 @@ describe('publishes', () => {
   const outcome = { id: 'e-1', time: '', duplicate: false };
 
   test('leave a channel one at a time, in order, whatever fails between', () => {
-    const outbox = new Outbox(limits, () => 1);
+    const outbox = new Outbox(() => 1);
     const done: string[] = [];
     for (const body of ['1', '2']) outbox.handlePublish(publish('a', body), () => done.push(body), () => {});
     expect(outbox.pollSend(0).map(({ body }) => body)).toEqual(['1']);
     expect(outbox.pollSend(0)).toEqual([]);
-    outbox.handleAnswer('a', { status: 0 }, 0);
+    outbox.handleAnswer('a', {}, 0);
     expect(outbox.pollSend(0)).toEqual([]);
     expect(outbox.deadlineMs).toBe(limits.backoffBaseMs);
     expect(outbox.pollSend(limits.backoffBaseMs).map(({ body }) => body)).toEqual(['1']);
-    outbox.handleAnswer('a', { status: 201, outcome }, 600);
+    outbox.handleAnswer('a', { outcome }, 600);
     expect(outbox.pollSend(600).map(({ body }) => body)).toEqual(['2']);
     expect(done).toEqual(['1']);
   });
 
   test('beyond the bound are refused, and being offline never uses up attempts', () => {
-    const outbox = new Outbox(limits, () => 0);
+    const outbox = new Outbox(() => 0);
     const failed: string[] = [];
     for (let n = 0; n <= limits.publishQueueMax; n++) outbox.handlePublish(publish('a', ''), () => {}, ({ code }) => failed.push(code));
     expect(failed).toEqual(['queue_full']);
     for (let n = 0; n < limits.publishAttemptsMax * 2; n++) {
       outbox.pollSend(n);
-      outbox.handleAnswer('a', { status: 0 }, n);
+      outbox.handleAnswer('a', {}, n);
     }
     expect(failed).toHaveLength(1);
   });
 
+  test('are tried at once when the network is back, but not before the server said', () => {
+    const outbox = new Outbox(() => 1);
+    for (const channel of ['a', 'b']) outbox.handlePublish(publish(channel, ''), () => {}, () => {});
+    outbox.pollSend(0);
+    outbox.handleAnswer('a', {}, 0);
+    outbox.handleAnswer('b', { error: new TidewireError('too_many_requests', '', 429, 9_000) }, 0);
+    outbox.handleHurry();
+    expect(outbox.pollSend(1).map(({ channel }) => channel)).toEqual(['a']);
+    expect(outbox.deadlineMs).toBe(9_000);
+  });
+
   test('a refusal that cannot change is told at once; faults of the server a bounded number of times', () => {
-    const outbox = new Outbox(limits, () => 0);
+    const outbox = new Outbox(() => 0);
     const failed: number[] = [];
     for (const status of [422, 403, 500]) outbox.handlePublish(publish(String(status), ''), () => {}, (error) => failed.push(error.status));
     for (let n = 0; n < limits.publishAttemptsMax; n++) {
-      for (const { channel } of outbox.pollSend(n)) outbox.handleAnswer(channel, { status: Number(channel) }, n);
+      for (const { channel } of outbox.pollSend(n)) outbox.handleAnswer(channel, { error: new TidewireError('x', '', Number(channel)) }, n);
     }
     expect(failed).toEqual([422, 403, 500]);
   });

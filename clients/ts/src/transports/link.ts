@@ -1,5 +1,6 @@
 // What every transport is: it opens, frames and closes. Must not know policy: no retries, no backoff, no timeouts of
 // its own but for single requests. Also the one way in which requests are made and refusals read.
+import { TidewireError } from '../types';
 import type { Gap, LinkMessage, TidewireEvent, Want } from '../types';
 
 export type Provider = string | (() => string | Promise<string>);
@@ -31,6 +32,11 @@ export interface Sink { open(): void; message(message: LinkMessage): void }
 export interface Link { send(message: Record<string, unknown>): void; close(): void }
 export type OpenLink = (environment: Environment, wants: readonly Want[], sink: Sink) => Link;
 
+/** What a poll answers. */
+export interface Page { events: WireEvent[]; cursor: string; more: boolean; gap: WireGap | null }
+export interface WireEvent { channel?: string; id: string; time: string; event?: string; key?: string; data?: unknown; data_base64?: string; content_type?: string }
+export interface WireGap { channel?: string; channels?: string[]; requested: string; resumed_from: string }
+
 /** A provider is asked each time: it alone knows whether what it gave last is still good. */
 export async function ask(provider: Provider | undefined): Promise<string | undefined> {
   return typeof provider === 'function' ? provider() : provider;
@@ -43,43 +49,35 @@ export async function ticketed({ url, ticket }: Environment, path: string): Prom
   return whole;
 }
 
-/** A request with credentials. Tickets are for `GET` only, as the protocol has it. */
+/** A request with credentials, whose answer is a success. Tickets are for `GET` only, as the protocol has it. */
 export async function request(environment: Environment, path: string, init: RequestInit): Promise<Response> {
   const headers = new Headers(init.headers);
   const token = await ask(environment.token);
   if (token) headers.set('Authorization', `Bearer ${token}`);
   const url = token || init.method ? environment.url + path : await ticketed(environment, path);
   const credentials = environment.credentials;
-  return environment.fetch(url, { ...init, headers, cache: 'no-store', ...(credentials && { credentials }) });
-}
-
-/** What an answer that is no success says, by RFC 9457 where the server wrote it. */
-export async function refusal(response: Response): Promise<Extract<LinkMessage, { type: 'closed' }>> {
+  const response = await environment.fetch(url, { ...init, headers, cache: 'no-store', ...(credentials && { credentials }) });
+  if (response.ok) return response;
+  const { status } = response;
+  // By RFC 9457 where the server wrote it, not where something on the way did.
   const problem = (await response.json().catch(() => ({}))) as { code?: string; detail?: string };
-  const seconds = Number(response.headers.get('Retry-After') ?? NaN);
-  return {
-    type: 'closed',
-    status: response.status,
-    error: problem.code ?? `http_${response.status}`,
-    detail: problem.detail ?? `the server answered ${response.status}`,
-    ...(seconds >= 0 && { retryAfterMs: seconds * 1000 }),
-  };
+  const retryAfterMs = Number(response.headers.get('Retry-After') ?? NaN) * 1_000;
+  throw new TidewireError(problem.code ?? `http_${status}`, problem.detail ?? `the server answered ${status}`, status, retryAfterMs >= 0 ? retryAfterMs : undefined);
 }
 
-export class Refused extends Error {
-  constructor(readonly message_: Extract<LinkMessage, { type: 'closed' }>) {
-    super(message_.detail);
-  }
+/** One answer as JSON. How long it may take is the session's to say: a silent link is closed. */
+export async function get<Answer>(environment: Environment, path: string, signal: AbortSignal): Promise<Answer> {
+  return (await request(environment, path, { signal })).json() as Promise<Answer>;
 }
 
-/** One answer as JSON, or `Refused`. How long it may take is the session's to say: a silent link is closed. */
-export async function get(environment: Environment, path: string, signal: AbortSignal): Promise<any> {
-  const response = await request(environment, path, { signal });
-  if (!response.ok) throw new Refused(await refusal(response));
-  return response.json();
+export function pathOf(channel: string): string {
+  return `/v1/channels/${encodeURIComponent(channel)}`;
 }
 
-export interface WireEvent { channel?: string; id: string; time: string; event?: string; key?: string; data?: unknown; data_base64?: string; content_type?: string }
+/** Anything but an answer of the server is a path that does not work. */
+export function asError(error: unknown): TidewireError {
+  return error instanceof TidewireError ? error : new TidewireError('unreachable', String(error));
+}
 
 export function event(wire: WireEvent, channel = wire.channel!): TidewireEvent {
   const { id, time, data_base64: base64, event: name, key, content_type: contentType } = wire;
@@ -88,7 +86,7 @@ export function event(wire: WireEvent, channel = wire.channel!): TidewireEvent {
 }
 
 /** One gap for each channel that the wire's names. */
-export function gaps(wire: { channel?: string; channels?: string[]; requested: string; resumed_from: string } | null): Gap[] {
+export function gaps(wire: WireGap | null): { type: 'gap'; gap: Gap }[] {
   if (!wire) return [];
-  return (wire.channels ?? [wire.channel!]).map((channel) => ({ channel, requested: wire.requested, resumedFrom: wire.resumed_from }));
+  return (wire.channels ?? [wire.channel!]).map((channel) => ({ type: 'gap', gap: { channel, requested: wire.requested, resumedFrom: wire.resumed_from } }));
 }

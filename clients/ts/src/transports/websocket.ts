@@ -1,7 +1,8 @@
 // One WebSocket for all channels. Frames only: what to subscribe to is said by the session, message by message.
+import { TidewireError } from '../types';
 import type { LinkMessage } from '../types';
-import { ask, event, gaps, ticketed } from './link';
-import type { Environment, OpenLink, SocketLike } from './link';
+import { ask, asError, event, gaps, ticketed } from './link';
+import type { Environment, OpenLink, SocketLike, WireEvent, WireGap } from './link';
 
 export const openWebSocket: OpenLink = (environment, _wants, sink) => {
   let socket: SocketLike | undefined;
@@ -20,14 +21,14 @@ export const openWebSocket: OpenLink = (environment, _wants, sink) => {
         try {
           for (const message of read(data)) if (!over) sink.message(message);
         } catch {
-          end({ type: 'closed', error: 'not_tidewire', detail: 'what came is no message of a Tidewire server' });
+          end({ type: 'closed', error: new TidewireError('not_tidewire', 'what came is no message of a Tidewire server') });
           socket!.close(1000);
         }
       };
       socket.onclose = ({ code }: { code: number }) => end({ type: 'closed', code });
       socket.onerror = () => {};
     },
-    (error) => end({ type: 'closed', detail: String(error) }),
+    (error: unknown) => end({ type: 'closed', error: asError(error) }),
   );
   return {
     send: (message) => socket?.send(JSON.stringify(message)),
@@ -48,25 +49,29 @@ async function dial(environment: Environment): Promise<SocketLike> {
   return socket;
 }
 
+/** The server's messages that take another form here; all others are passed on as they are. */
+type Wire =
+  | { type: 'event' } & WireEvent
+  | { type: 'gap' } & WireGap
+  | { type: 'snapshot'; channel: string; cursor: string; state: unknown }
+  | { type: 'reconnect'; after_ms: [number, number] }
+  | Extract<LinkMessage, { type: 'subscribed' | 'unsubscribed' | 'expired' | 'error' }>;
+
 function read(data: unknown): LinkMessage[] {
   if (typeof data !== 'string') return [{ type: 'event', event: binary(new Uint8Array(data as ArrayBuffer)) }];
-  const message = JSON.parse(data);
+  const message = JSON.parse(data) as Wire;
   switch (message.type) {
     case 'event':
       return [{ type: 'event', event: event(message) }];
     case 'gap':
-      return gaps(message).map((gap) => ({ type: 'gap', gap }));
+      return gaps(message);
     case 'snapshot':
       return [{ type: 'snapshot', snapshot: { channel: message.channel, cursor: message.cursor, state: message.state } }];
     case 'reconnect':
       return [{ type: 'reconnect', afterMs: message.after_ms }];
-    case 'subscribed':
-    case 'unsubscribed':
-    case 'expired':
-    case 'error':
-      return [message];
     default:
-      return [{ type: 'alive' }];
+      // Of those that it does not know the session takes no more than the sign of life.
+      return [message];
   }
 }
 
