@@ -36,6 +36,9 @@ export interface TidewireOptions {
   onState?: (state: ConnectionState, detail: { transport: TransportName; error?: TidewireError }) => void;
 }
 
+/** `id` is of a message of one's own that was refused. */
+export type Watcher = (state: ConnectionState, id?: string | number, error?: TidewireError) => void;
+
 export interface PublishOptions { event?: string; key?: string; contentType?: string; idempotencyKey?: string }
 
 /** What `tidewire/shared` is told, which has nothing of this module but types. */
@@ -64,6 +67,7 @@ export class Tidewire {
   #generation = 0;
   #timer: ReturnType<typeof setTimeout> | undefined;
   #skewMs = Date.now() - performance.now();
+  #watchers = new Set<Watcher>();
   #busy = false;
   #closed = false;
   #page = typeof document === 'undefined' ? undefined : document;
@@ -94,6 +98,24 @@ export class Tidewire {
 
   get state(): ConnectionState {
     return this.#session.state;
+  }
+
+  /** A request with this client's credentials. Rejects with a `TidewireError` unless the answer is a success. */
+  request(path: string, init: RequestInit = {}): Promise<Response> {
+    return request(this.#environment, path, init);
+  }
+
+  /** Says something of one's own on the WebSocket. False if there is none that is open. */
+  send(message: Record<string, unknown>): boolean {
+    const can = this.#session.speaks;
+    if (can) this.#link!.send(message);
+    return can;
+  }
+
+  /** Calls back with each state of the connection, and with refusals of what was sent; gives what ends that. */
+  watch(call: Watcher): () => void {
+    this.#watchers.add(call);
+    return () => void this.#watchers.delete(call);
   }
 
   channel(name: string) {
@@ -218,7 +240,10 @@ export class Tidewire {
         void this.#refresh(this.#link);
         return;
       case 'connection':
+        this.#watch(action.state);
         return guard(() => this.options.onState?.(action.state, { transport: action.transport, ...(action.error && { error: action.error }) }));
+      case 'refused':
+        return this.#watch(this.state, action.id, action.error);
       case 'event': {
         const listener = this.#listeners.get(action.event.channel);
         guard(() => listener?.options.onEvent?.(action.event));
@@ -236,6 +261,10 @@ export class Tidewire {
         listener?.ended.forEach((end) => end(action.error));
       }
     }
+  }
+
+  #watch(...said: Parameters<Watcher>): void {
+    for (const call of this.#watchers) guard(() => call(...said));
   }
 
   #tell(handle: () => void): void {

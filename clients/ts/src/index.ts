@@ -1,6 +1,6 @@
 // What the package offers. Must not hold code.
 export { Tidewire } from './client';
-export type { PublishOptions, TabHost, TabHub, TidewireOptions } from './client';
+export type { PublishOptions, TabHost, TabHub, TidewireOptions, Watcher } from './client';
 export type { Outcome } from './outbox';
 export type { SubscribeOptions, Subscription } from './subscription';
 export { TidewireError } from './types';

@@ -10,6 +10,7 @@ export type Action =
   | { type: 'send'; message: Record<string, unknown> }
   | { type: 'refresh' }
   | { type: 'event'; event: TidewireEvent }
+  | { type: 'refused'; id: string | number; error: TidewireError }
   | { type: 'gap'; gap: Gap }
   | { type: 'snapshot'; snapshot: Snapshot }
   | { type: 'connection'; state: ConnectionState; transport: TransportName; error?: TidewireError }
@@ -82,6 +83,11 @@ export class Session {
 
   get state(): ConnectionState {
     return this.#state;
+  }
+
+  /** Whether a message of the application's own can be sent now. */
+  get speaks(): boolean {
+    return this.#state === 'open' && this.#transport === 'websocket';
   }
 
   /** Where to go on, as `since`, by another client or after a restart. */
@@ -253,6 +259,7 @@ export class Session {
       channel.retryAtMs = nowMs + this.#backoff();
       return;
     }
+    if (id !== undefined) this.#actions.push({ type: 'refused', id, error: new TidewireError(code, message) });
   }
 
   #fail(name: string, error: TidewireError): void {
