@@ -36,6 +36,21 @@ export interface TidewireOptions {
   onState?: (state: ConnectionState, detail: { transport: TransportName; error?: TidewireError }) => void;
 }
 
+/** A channel, as far as this client goes. Having one costs nothing. */
+export interface Channel {
+  /**
+   * Gets its events. A client has one subscription of a channel.
+   * @throws TidewireError `already_subscribed`, or `closed` where the client is.
+   */
+  subscribe(options?: SubscribeOptions): Subscription;
+  /**
+   * Publishes: JSON, or a `Uint8Array` as bytes, or a string as it is where `contentType` is of text. Waits while there
+   * is no connection, in order. Rejects with what the server refuses for good, with `queue_full` beyond 1,000, and with
+   * `closed`.
+   */
+  publish(data: unknown, options?: PublishOptions): Promise<Outcome>;
+}
+
 /** `id` is of a message of one's own that was refused. */
 export type Watcher = (state: ConnectionState, id?: string | number, error?: TidewireError) => void;
 
@@ -118,10 +133,10 @@ export class Tidewire {
     return () => void this.#watchers.delete(call);
   }
 
-  channel(name: string) {
+  channel(name: string): Channel {
     return {
-      subscribe: (options: SubscribeOptions = {}): Subscription => this.#subscribe(name, options),
-      publish: (data: unknown, options: PublishOptions = {}): Promise<Outcome> => this.#publish(name, data, options),
+      subscribe: (options = {}) => this.#subscribe(name, options),
+      publish: (data, options = {}) => this.#publish(name, data, options),
     };
   }
 

@@ -3,6 +3,7 @@
 import { TidewireError } from '../types';
 import type { Gap, LinkMessage, TidewireEvent, Want } from '../types';
 
+/** A value, or what gives one when it is wanted. */
 export type Provider = string | (() => string | Promise<string>);
 
 /** The part of `WebSocket` that is used; the one of the `ws` package fits. */
