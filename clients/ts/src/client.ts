@@ -8,10 +8,11 @@ import type { Action } from './session';
 import { guard, iterate } from './subscription';
 import type { Listener, SubscribeOptions, Subscription } from './subscription';
 import { openEventSource } from './transports/event-source';
-import { ask, asError, get, pathOf, request } from './transports/link';
+import { ask, asError, get, request } from './transports/link';
 import type { Environment, Link, OpenLink, Provider, Sink } from './transports/link';
 import { openLongPoll, openPoll, openSse } from './transports/requests';
 import { openWebSocket } from './transports/websocket';
+import { pathOf } from './transports/wire';
 import { TidewireError } from './types';
 import type { ConnectionState, LinkMessage, TransportName } from './types';
 
@@ -60,7 +61,7 @@ export interface PublishOptions { event?: string; key?: string; contentType?: st
 export interface TabHost {
   url: string;
   /** A client for the connection of all tabs. */
-  connect(onState: TidewireOptions['onState']): Tidewire;
+  connect(onState: TidewireOptions['onState']): Pick<Tidewire, 'channel' | 'hurry' | 'close'>;
   get<Answer>(path: string): Promise<Answer>;
 }
 

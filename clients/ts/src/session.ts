@@ -107,8 +107,9 @@ export class Session {
   handleUnsubscribe(channel: string, nowMs: number): void {
     if (!this.#channels.delete(channel)) return;
     this.#actions.push({ type: 'subscription', channel, state: 'closed' });
-    if (this.#channels.size === 0) this.#leave('idle');
-    else this.#changed(() => this.#actions.push({ type: 'send', message: { type: 'unsubscribe', channel, id: 0 } }), nowMs);
+    const last = this.#channels.size === 0;
+    if (this.#framed || !last) this.#changed(() => this.#actions.push({ type: 'send', message: { type: 'unsubscribe', channel, id: 0 } }), nowMs);
+    if (last) this.#leave('idle');
   }
 
   handleClose(): void {
@@ -182,7 +183,8 @@ export class Session {
       case 'subscribed': {
         const channel = this.#channels.get(message.channel);
         if (!channel || channel.asked !== message.id) return;
-        channel.position = { cursor: message.cursor, channels: [message.channel] };
+        // A word is no position: where it begins is known with the first event.
+        if (message.cursor) channel.position = { cursor: message.cursor, channels: [message.channel] };
         return this.#live(message.channel, channel);
       }
       case 'position': {

@@ -14,7 +14,7 @@ function withImports(path: string, seen = new Map<string, Buffer>()): Map<string
   return seen;
 }
 
-test.each([['index.js', 8_000], ['presence.js', 1_000]])('%s is under %i bytes, gzipped', (name, bytesMax) => {
+test.each([['index.js', 8_000], ['presence.js', 1_000], ['shared.js', 3_000]])('%s is under %i bytes, gzipped', (name, bytesMax) => {
   const modules = [...withImports(join(DIST, name)).values()];
   expect(execFileSync('gzip', ['-9c'], { input: Buffer.concat(modules) }).length).toBeLessThan(bytesMax);
 });

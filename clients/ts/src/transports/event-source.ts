@@ -1,8 +1,9 @@
 // The browser's own EventSource, for pages that have nothing but a cookie or a ticket. It hides heartbeats, positions
 // without an event, and why it failed; so the position is asked for first, and its own reconnecting is never used.
 import { get, ticketed } from './link';
-import type { OpenLink, Page } from './link';
+import type { OpenLink } from './link';
 import { fromStream, give, open } from './requests';
+import type { Page } from './wire';
 
 export const openEventSource: OpenLink = (environment, wants, sink) => open(environment, wants, sink, async (_, query, guarded, signal) => {
   const word = query.get('since') ?? 'latest';

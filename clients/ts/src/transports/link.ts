@@ -1,7 +1,7 @@
 // What every transport is: it opens, frames and closes. Must not know policy: no retries, no backoff, no timeouts of
 // its own but for single requests. Also the one way in which requests are made and refusals read.
 import { TidewireError } from '../types';
-import type { Gap, LinkMessage, TidewireEvent, Want } from '../types';
+import type { LinkMessage, Want } from '../types';
 
 /** A value, or what gives one when it is wanted. */
 export type Provider = string | (() => string | Promise<string>);
@@ -32,11 +32,6 @@ export interface Environment {
 export interface Sink { open(): void; message(message: LinkMessage): void }
 export interface Link { send(message: Record<string, unknown>): void; close(): void }
 export type OpenLink = (environment: Environment, wants: readonly Want[], sink: Sink) => Link;
-
-/** What a poll answers. */
-export interface Page { events: WireEvent[]; cursor: string; more: boolean; gap: WireGap | null }
-export interface WireEvent { channel?: string; id: string; time: string; event?: string; key?: string; data?: unknown; data_base64?: string; content_type?: string }
-export interface WireGap { channel?: string; channels?: string[]; requested: string; resumed_from: string }
 
 /** A provider is asked each time: it alone knows whether what it gave last is still good. */
 export async function ask(provider: Provider | undefined): Promise<string | undefined> {
@@ -71,23 +66,7 @@ export async function get<Answer>(environment: Environment, path: string, signal
   return (await request(environment, path, { signal })).json() as Promise<Answer>;
 }
 
-export function pathOf(channel: string): string {
-  return `/v1/channels/${encodeURIComponent(channel)}`;
-}
-
 /** Anything but an answer of the server is a path that does not work. */
 export function asError(error: unknown): TidewireError {
   return error instanceof TidewireError ? error : new TidewireError('unreachable', String(error));
-}
-
-export function event(wire: WireEvent, channel = wire.channel!): TidewireEvent {
-  const { id, time, data_base64: base64, event: name, key, content_type: contentType } = wire;
-  const data = base64 === undefined ? wire.data : Uint8Array.from(atob(base64), (letter) => letter.charCodeAt(0));
-  return { channel, id, time, data, ...(name && { event: name }), ...(key && { key }), ...(contentType && { contentType }) };
-}
-
-/** One gap for each channel that the wire's names. */
-export function gaps(wire: WireGap | null): { type: 'gap'; gap: Gap }[] {
-  if (!wire) return [];
-  return (wire.channels ?? [wire.channel!]).map((channel) => ({ type: 'gap', gap: { channel, requested: wire.requested, resumedFrom: wire.resumed_from } }));
 }

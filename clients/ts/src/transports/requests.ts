@@ -5,8 +5,10 @@ import { plan } from '../positions';
 import { SseParser } from '../sse';
 import { TidewireError } from '../types';
 import type { LinkMessage, Position, Want } from '../types';
-import { asError, event, gaps, get, pathOf, request } from './link';
-import type { Environment, Link, OpenLink, Page, Sink, WireEvent, WireGap } from './link';
+import { asError, get, request } from './link';
+import type { Environment, Link, OpenLink, Sink } from './link';
+import { event, gaps, pathOf } from './wire';
+import type { Page, WireEvent, WireGap } from './wire';
 
 type Run = (environment: Environment, query: URLSearchParams, sink: Sink, signal: AbortSignal) => Promise<void>;
 

@@ -1,8 +1,10 @@
 // One WebSocket for all channels. Frames only: what to subscribe to is said by the session, message by message.
 import { TidewireError } from '../types';
 import type { LinkMessage } from '../types';
-import { ask, asError, event, gaps, ticketed } from './link';
-import type { Environment, OpenLink, SocketLike, WireEvent, WireGap } from './link';
+import { ask, asError, ticketed } from './link';
+import type { Environment, OpenLink, SocketLike } from './link';
+import { event, gaps } from './wire';
+import type { WireEvent, WireGap } from './wire';
 
 export const openWebSocket: OpenLink = (environment, _wants, sink) => {
   let socket: SocketLike | undefined;
