@@ -150,6 +150,22 @@ test('tabs have channels of their own, and one that joins later begins where it 
   expect(await streams()).toBe(1);
 });
 
+test('a tab that the browser froze has every event when it thaws, and so do those that it led', async () => {
+  for (const name of ['a', 'b', 'c']) await subscribe(await open(name, 'websocket'), 'c', { since: 'earliest' });
+  await publish(0, 5);
+  await all(numbers(0, 5));
+  const name = await leader();
+  const page = await context.newCDPSession(tabs.get(name)!);
+  await page.send('Page.setWebLifecycleState', { state: 'frozen' });
+  await publish(5, 10);
+  const others = [...tabs.keys()].filter((each) => each !== name);
+  for (const each of others) await tabs.get(each)!.evaluate('client.hurry()');
+  await all(numbers(0, 10), 'c', others);
+  await page.send('Page.setWebLifecycleState', { state: 'active' });
+  await publish(10, 15);
+  await all(numbers(0, 15));
+});
+
 test('where a browser has no locks, each tab has a connection of its own', async () => {
   await context.addInitScript('Object.defineProperty(Navigator.prototype, "locks", { value: undefined })');
   for (const name of ['a', 'b']) await subscribe(await open(name, 'websocket'), 'c');

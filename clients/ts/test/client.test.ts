@@ -132,6 +132,12 @@ test('a refused token is not repeated beyond a fresh one', async () => {
 test('publishes that begin offline arrive once, in order, and an iterator gets them', async () => {
   proxy.faults = { ...proxy.faults, refuse: 1 };
   connect(['websocket']);
+  const tooMany = Array.from({ length: 1_000 }, () => client.channel('bounded').publish(0));
+  const refused = await client.channel('bounded').publish(0).catch((error: { code: string }) => error.code);
+  expect(refused).toBe('queue_full');
+  client.close();
+  expect((await Promise.allSettled(tooMany)).every(({ status }) => status === 'rejected')).toBe(true);
+  connect(['websocket']);
   const outcomes = [1, 2, 3].map((data) => client.channel('p').publish(data));
   const subscription = client.channel('p').subscribe({ since: 'earliest' });
   await until('a refusal', () => proxy.counts.refuse > 1);

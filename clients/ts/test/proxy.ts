@@ -22,8 +22,9 @@ export class FaultProxy {
   targetPort = 0;
   /** Connections whose first bytes match are reset: a middlebox that knows no upgrades. */
   refuseHead: RegExp | undefined;
-  /** Connections whose first bytes match get no answer's bytes: a middlebox that buffers without end. */
+  /** Connections whose first bytes match get only the first `mutePasses` pieces of what comes: a middlebox that buffers without end. */
   muteHead: RegExp | undefined;
+  mutePasses = 0;
   counts = { refuse: 0, drop: 0, delay: 0, truncate: 0, halfClose: 0, swallow: 0, connections: 0 };
   #random: () => number;
   #sockets = new Set<Socket>();
@@ -64,7 +65,7 @@ export class FaultProxy {
     this.counts.connections++;
     if (this.#hit('refuse')) return void client.on('error', () => {}).destroy();
     const server = connect({ port: this.targetPort, host: '127.0.0.1', allowHalfOpen: true });
-    const state = { first: true, mute: false };
+    const state = { first: true, mute: false, passes: 0 };
     for (const socket of [client, server]) {
       this.#sockets.add(socket);
       socket.on('error', () => {});
@@ -82,8 +83,9 @@ export class FaultProxy {
           const head = piece.toString('latin1');
           if (this.refuseHead?.test(head)) return void client.destroy();
           state.mute = this.muteHead?.test(head) ?? false;
+          state.passes = this.mutePasses;
         }
-        if (back && (state.mute ||= this.#hit('swallow'))) return void this.#swallowed.add(from);
+        if (back && (state.mute ||= this.#hit('swallow')) && state.passes-- <= 0) return void this.#swallowed.add(from);
         if (this.#hit('drop')) return void client.destroy();
         // Nothing may follow what was cut off: bytes that are missing in the middle are no fault that TCP has.
         if (this.#hit('truncate')) return void (from.pause(), to.write(piece.subarray(0, piece.length >> 1), () => client.destroy()));

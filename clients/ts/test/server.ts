@@ -1,5 +1,6 @@
 // Starts the server under test on a port of its choice, with a log that outlives it. Must not know any test.
 import { spawn } from 'node:child_process';
+import { createHmac } from 'node:crypto';
 import type { ChildProcess } from 'node:child_process';
 import { once } from 'node:events';
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
@@ -8,14 +9,29 @@ import { join } from 'node:path';
 
 const BINARY = process.env.TIDEWIRE_BIN ?? new URL('../../../target/release/tidewire', import.meta.url).pathname;
 
+const ADMIN_KEY = 'the admin key of this test';
+const SECRET = 'the secret that this test and its server share';
+
+/** Tokens of `token()` are good, for channels as they say. */
+export const WITH_TOKENS = '[auth]\nadmin_key_file = "admin.key"\nleeway_seconds = 0\n[[auth.issuers]]\nsecret_file = "secret"\n';
+
+export function token(forSeconds: number, channels = ['*'], user = 'u'): string {
+  const part = (value: unknown) => Buffer.from(JSON.stringify(value)).toString('base64url');
+  const seconds = Math.floor(Date.now() / 1_000);
+  const text = `${part({ alg: 'HS256', typ: 'JWT' })}.${part({ sub: user, iat: seconds, exp: seconds + forSeconds, tidewire: { subscribe: channels, publish: channels } })}`;
+  return `${text}.${createHmac('sha256', SECRET).update(text).digest('base64url')}`;
+}
+
 export class Server {
   url = '';
   port = 0;
   #folder = mkdtempSync(join(tmpdir(), 'tidewire-sdk-'));
   #child: ChildProcess | undefined;
+  #key: Record<string, string> = {};
 
   async start(config = ''): Promise<this> {
-    writeFileSync(join(this.#folder, 'admin.key'), 'the admin key of this test', { mode: 0o600 });
+    writeFileSync(join(this.#folder, 'admin.key'), ADMIN_KEY, { mode: 0o600 });
+    writeFileSync(join(this.#folder, 'secret'), SECRET, { mode: 0o600 });
     const file = join(this.#folder, 'tidewire.toml');
     writeFileSync(file, config);
     const child = spawn(BINARY, ['serve', '--listen', '127.0.0.1:0', '--data', join(this.#folder, 'data'), '--no-demo', '--config', file], {
@@ -23,6 +39,7 @@ export class Server {
       env: { ...process.env, TIDEWIRE_LOG__LEVEL: 'error' },
     });
     this.#child = child;
+    this.#key = config.includes('admin_key_file') ? { Authorization: `Bearer ${ADMIN_KEY}` } : {};
     let line = '';
     for await (const piece of child.stdout!) {
       line += piece;
@@ -34,8 +51,14 @@ export class Server {
     return this;
   }
 
+  /** What the application asks of the server about its users. */
+  async admin(path: string): Promise<void> {
+    const answer = await fetch(`${this.url}/v1/admin/${path}`, { method: 'POST', headers: this.#key });
+    if (!answer.ok) throw new Error(`${answer.status} ${await answer.text()}`);
+  }
+
   async publish(channel: string, data: unknown): Promise<string> {
-    const answer = await fetch(`${this.url}/v1/channels/${channel}/events`, { method: 'POST', headers: { 'Content-Type': 'application/json' }, body: JSON.stringify(data) });
+    const answer = await fetch(`${this.url}/v1/channels/${channel}/events`, { method: 'POST', headers: { 'Content-Type': 'application/json', ...this.#key }, body: JSON.stringify(data) });
     if (!answer.ok) throw new Error(`${answer.status} ${await answer.text()}`);
     return ((await answer.json()) as { id: string }).id;
   }
