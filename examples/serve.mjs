@@ -167,8 +167,12 @@ export async function serve(name, { port = 0, data } = {}) {
 }
 
 if (process.argv[1] === fileURLToPath(import.meta.url)) {
-  const [name, port] = process.argv.slice(2);
-  const example = await serve(name, { port: Number(port ?? 3000) });
+  const [name, port = '3000'] = process.argv.slice(2);
+  const example = await serve(name, { port: Number(port) }).catch((error) => {
+    const isTaken = error.code === 'EADDRINUSE';
+    console.error(isTaken ? `port ${port} is taken; try: ./examples/run ${name} ${Number(port) + 1}` : error.message);
+    process.exit(1);
+  });
   console.log(`${name} is at ${example.url}`);
   for (const signal of ['SIGINT', 'SIGTERM']) {
     process.once(signal, async () => {

@@ -169,8 +169,9 @@ pub const PRESENCE_BYTES: usize = 4 << 20;
 pub const PRESENCE_AGE_MS: u64 = 300_000;
 /// By how many connections, tabs and devices a member may be present in a channel at a time. Beyond: 429.
 pub const HOLDS_PER_MEMBER: usize = 64;
-/// How many ends of presence are told of at a time, for each part of the channels.
-pub const PRESENCE_ENDS_AT_ONCE: usize = 10_000;
+/// How many ends of presence are told of in a second, for each of 64 parts of the channels: nobody who enters there waits
+/// for longer than that takes.
+pub const PRESENCE_ENDS_AT_ONCE: usize = 1_000;
 /// How many events a subscriber of a channel that keeps nothing may lag behind. Beyond: it gets a gap, and what comes
 /// from now on.
 pub const PASSING_LAG_EVENTS: u64 = 64;
