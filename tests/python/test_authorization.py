@@ -11,6 +11,7 @@ from websockets.sync.client import connect
 from conftest import Server
 from test_access import ADMIN_KEY, SECRET, ask, publish, receive, say, stream, token
 
+ACTIONS = ["subscribe", "history", "publish", "presence"]
 WORDS = ["anyone", "authenticated", "granted", "nobody"]
 PATTERNS = ["a:*", "a:b:*", "a:b:c", "u:{sub}:*", "u:{sub}", "u:ann:x", "*", "b:*"]
 CHANNELS = ["a:1", "a:b:1", "a:b:c", "u:ann:x", "u:ann", "u:bob:x", "u:ann:", "b:", "u:annx:x", "c"]
@@ -57,7 +58,7 @@ def allowed(rules, default, who, action, channel):
 
 
 def random_rights(chance):
-    return {action: chance.choice(WORDS) for action in ["subscribe", "history", "publish"]}
+    return {action: chance.choice(WORDS) for action in ACTIONS}
 
 
 def to_toml(rules, default):
@@ -120,6 +121,25 @@ def can_publish(server, key, channel, way):
         return False
 
 
+def can_see(server, key, channel, way):
+    """Who is there, and for `enter` and `post`: be there."""
+    paths = {"get": f"/v1/channels/{channel}/presence", "poll": f"/v1/channels/tidewire.presence:{channel}/events",
+             "several": f"/v1/events?channel=tidewire.presence:{channel}"}
+    if way in paths:
+        return ask(server, "GET", paths[way], key)[0] == 200
+    if way == "post":
+        return ask(server, "POST", f"/v1/channels/{channel}/presence?instance=x", key)[0] == 200
+    if way in ["sse", "ws"]:
+        return can_subscribe(server, key, f"tidewire.presence:{channel}", way)
+    headers = {"Authorization": f"Bearer {key}"} if key else {}
+    try:
+        with connect(f"ws://{server.address}/v1/ws", additional_headers=headers) as socket:
+            return say(socket, type="enter", channel=channel)["type"] == "entered"
+    except InvalidStatus as refused:
+        assert refused.response.status_code in (401, 403)
+        return False
+
+
 @pytest.mark.parametrize("round", range(4))
 def test_all_ways_in_agree_with_a_second_opinion(tmp_path, round):
     seed = int(os.environ.get("TIDEWIRE_SEED", random.randrange(1 << 32)))
@@ -134,12 +154,12 @@ def test_all_ways_in_agree_with_a_second_opinion(tmp_path, round):
     anonymous_sockets = any("anyone" in rights.values() for rights in [default, *(rule["rights"] for rule in rules)])
     for _ in range(60):
         user, lists = chance.choice(USERS), {}
-        for action in ["subscribe", "history", "publish"]:
+        for action in ACTIONS:
             if chance.random() < 0.5:
                 lists[action] = chance.sample(PATTERNS, chance.randrange(3))
         key, who = (None, None) if user is None else (token(user, **lists) if lists else token(user), (user, lists))
         channel = chance.choice(CHANNELS)
-        expected = {action: allowed(rules, default, who, action, channel) for action in ["subscribe", "history", "publish"]}
+        expected = {action: allowed(rules, default, who, action, channel) for action in ACTIONS}
         case = f"seed {seed}: {to_toml(rules, default)}\n{user} {lists} {channel} {expected}"
         transport = chance.choice(["sse", "several", "raw", "ws"])
         enters = who is not None or anonymous_sockets or transport != "ws"
@@ -149,4 +169,8 @@ def test_all_ways_in_agree_with_a_second_opinion(tmp_path, round):
         way = chance.choice(["http", "message", "binary", "raw"])
         enters = {"http": True, "raw": expected["subscribe"]}.get(way, who is not None or anonymous_sockets)
         assert can_publish(server, key, channel, way) == (expected["publish"] and enters), (way, case)
+        way = chance.choice(["get", "poll", "several", "sse", "ws", "post", "enter"])
+        # Nobody is present without a name.
+        enters = who is not None or (way not in ["post", "enter"] and (anonymous_sockets or way != "ws"))
+        assert can_see(server, key, channel, way) == (expected["presence"] and enters), (way, case)
     server.stop()
