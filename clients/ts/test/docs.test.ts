@@ -30,7 +30,7 @@ test('what is shown in TypeScript compiles', { timeout: 60_000 }, () => {
     }
   }
   expect(count).toBeGreaterThan(4);
-  const options = { ...JSON.parse(readFileSync(join(HERE, 'tsconfig.json'), 'utf8')).compilerOptions, noEmit: true, skipLibCheck: true, types: ['react'], lib: ['es2022', 'dom', 'dom.iterable'], paths: { tidewire: ['../../src/index.ts'], 'tidewire/presence': ['../../src/presence.ts'] }, noUnusedLocals: false };
+  const options = { ...JSON.parse(readFileSync(join(HERE, 'tsconfig.json'), 'utf8')).compilerOptions, noEmit: true, skipLibCheck: true, types: ['react'], lib: ['es2022', 'dom', 'dom.iterable'], paths: { tidewire: ['../../dist/index.d.ts'], 'tidewire/*': ['../../dist/*.d.ts'] }, noUnusedLocals: false };
   writeFileSync(join(folder, 'tsconfig.json'), JSON.stringify({ compilerOptions: options, include: ['*.ts', '*.tsx'] }));
   try {
     execFileSync('npx', ['tsc', '-p', folder], { cwd: HERE, stdio: 'pipe' });
