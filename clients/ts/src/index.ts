@@ -4,4 +4,5 @@ export type { PublishOptions, TabHost, TabHub, TidewireOptions } from './client'
 export type { Outcome } from './outbox';
 export type { SubscribeOptions, Subscription } from './subscription';
 export { TidewireError } from './types';
+export type { Provider } from './transports/link';
 export type { ConnectionState, Gap, Snapshot, SubscriptionState, TidewireEvent, TransportName } from './types';
