@@ -55,7 +55,16 @@ export interface Channel {
 /** `id` is of a message of one's own that was refused. */
 export type Watcher = (state: ConnectionState, id?: string | number, error?: TidewireError) => void;
 
-export interface PublishOptions { event?: string; key?: string; contentType?: string; idempotencyKey?: string }
+export interface PublishOptions {
+  /** The event's name. */
+  event?: string;
+  /** What the event is about, for channels whose state is by key. */
+  key?: string;
+  /** Default: `application/json`, or `application/octet-stream` for a `Uint8Array`. A string is sent as it is with `text/...`. */
+  contentType?: string;
+  /** Default: a random one for each publish, so that its retries make one event. */
+  idempotencyKey?: string;
+}
 
 /** What `tidewire/shared` is told, which has nothing of this module but types. */
 export interface TabHost {
@@ -72,6 +81,7 @@ const LINKS: Record<Exclude<TransportName, 'shared'>, OpenLink> = { websocket: o
 
 const NEEDS: { [name in TransportName]?: 'WebSocket' | 'EventSource' } = { websocket: 'WebSocket', eventsource: 'EventSource' };
 
+/** One connection to a server, for any number of channels. It connects with the first subscription. */
 export class Tidewire {
   #environment: Environment;
   #hub: TabHub | undefined;
@@ -134,6 +144,7 @@ export class Tidewire {
     return () => void this.#watchers.delete(call);
   }
 
+  /** One subscription at a time for each channel. `publish` resolves when the server has the event, and is retried until then. */
   channel(name: string): Channel {
     return {
       subscribe: (options = {}) => this.#subscribe(name, options),

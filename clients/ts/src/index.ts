@@ -4,5 +4,5 @@ export type { Channel, PublishOptions, TabHost, TabHub, TidewireOptions, Watcher
 export type { Outcome } from './outbox';
 export type { SubscribeOptions, Subscription } from './subscription';
 export { TidewireError } from './types';
-export type { ConnectionState, Gap, Snapshot, SubscriptionState, TidewireEvent, TransportName } from './types';
 export type { Provider } from './transports/link';
+export type { ConnectionState, Gap, Snapshot, SubscriptionState, TidewireEvent, TransportName } from './types';

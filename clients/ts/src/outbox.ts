@@ -4,6 +4,7 @@ import * as limits from './limits';
 import { TidewireError } from './types';
 
 export interface Publish { channel: string; body: string | Uint8Array; headers: Record<string, string> }
+/** What became of a publish. `duplicate`: an earlier one with the same idempotency key had made the event. */
 export interface Outcome { id: string; time: string; duplicate: boolean }
 
 interface Entry {

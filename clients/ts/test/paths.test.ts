@@ -94,7 +94,7 @@ test('a machine that slept connects anew at once', async () => {
   await publish();
   const now = Date.now.bind(Date);
   vi.spyOn(Date, 'now').mockImplementation(() => now() + 3_600_000);
-  await last('websocket connecting');
+  await until(() => `the second connection: ${states}`, () => states.length >= 4);
   await publish();
   expect(states).toEqual(['websocket connecting', 'websocket open', 'websocket connecting', 'websocket open']);
 });

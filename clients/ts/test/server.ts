@@ -27,14 +27,22 @@ export class Server {
   port = 0;
   #folder = mkdtempSync(join(tmpdir(), 'tidewire-sdk-'));
   #child: ChildProcess | undefined;
+  #config = '';
   #key: Record<string, string> = {};
 
-  async start(config = ''): Promise<this> {
+  /** Another one with the same log, configuration and port. */
+  async restart(): Promise<void> {
+    await this.end('SIGTERM');
+    await this.start(this.#config, this.port);
+  }
+
+  async start(config = '', port = 0): Promise<this> {
+    this.#config = config;
     writeFileSync(join(this.#folder, 'admin.key'), ADMIN_KEY, { mode: 0o600 });
     writeFileSync(join(this.#folder, 'secret'), SECRET, { mode: 0o600 });
     const file = join(this.#folder, 'tidewire.toml');
     writeFileSync(file, config);
-    const child = spawn(BINARY, ['serve', '--listen', '127.0.0.1:0', '--data', join(this.#folder, 'data'), '--no-demo', '--config', file], {
+    const child = spawn(BINARY, ['serve', '--listen', `127.0.0.1:${port}`, '--data', join(this.#folder, 'data'), '--no-demo', '--config', file], {
       stdio: ['ignore', 'pipe', 'inherit'],
       env: { ...process.env, TIDEWIRE_LOG__LEVEL: 'error' },
     });

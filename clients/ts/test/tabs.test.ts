@@ -176,7 +176,9 @@ test('a refusal reaches every tab of that channel, and no other', async () => {
 });
 
 test('through faults, restarts and deaths every tab that lives holds exactly the log', async () => {
-  const random = seeded(11);
+  const seed = Number(process.env.SOAK_SEED ?? Math.floor(Math.random() * 2 ** 31));
+  console.log(`SOAK_SEED=${seed}`);
+  const random = seeded(seed);
   proxy.faults = { ...NO_FAULTS, refuse: 0.1, drop: 0.02, delay: 0.1, truncate: 0.02, halfClose: 0.02 };
   const born = () => new Tab(`tab ${Math.floor(random() * 1e9)}`, ['websocket', 'sse', 'longpoll']).subscribe({ since: 'earliest' });
   for (let n = 0; n < TABS; n++) born();
