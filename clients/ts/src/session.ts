@@ -388,9 +388,10 @@ export class Session {
   }
 
   #give(error: TidewireError): void {
+    // First the connection: whoever hears of a channel's end knows then that it is not about that channel.
+    this.#leave('failed', error);
     for (const channel of this.#channels.keys()) this.#actions.push({ type: 'subscription', channel, state: 'failed', error });
     this.#channels.clear();
-    this.#leave('failed', error);
   }
 
   #leave(state: ConnectionState, error?: TidewireError): void {

@@ -3,11 +3,11 @@
 import { afterEach, beforeEach, expect, test } from 'vitest';
 import WebSocket from 'ws';
 import { Tidewire } from '../src/index';
-import type { Gap, SubscribeOptions, TransportName } from '../src/index';
+import type { Gap, SubscribeOptions, TidewireOptions, TransportName } from '../src/index';
 import { Hub } from '../src/tabs/hub';
 import { Locks } from './locks';
 import { FaultProxy, NO_FAULTS, seeded } from './proxy';
-import { Server, until } from './server';
+import { Server, WITH_TOKENS, token, until } from './server';
 
 const TABS = 10;
 
@@ -27,14 +27,14 @@ class Tab {
   frozen = false;
   #bus = new BroadcastChannel(room);
 
-  constructor(readonly name: string, transports: TransportName[] = ['websocket']) {
+  constructor(readonly name: string, transports: TransportName[] = ['websocket'], own: TidewireOptions = {}) {
     const bus: Pick<BroadcastChannel, 'postMessage' | 'onmessage' | 'close'> = {
       onmessage: null,
       postMessage: (message) => this.frozen || this.#bus.postMessage(message),
       close: () => this.#bus.close(),
     };
     this.#bus.onmessage = (message) => this.frozen || bus.onmessage?.call(this.#bus, message);
-    this.client = new Tidewire(url, { transports, WebSocket, tabs: (host) => new Hub(host, { bus, locks: locks.of(name), name: room }), onState: (state) => this.states.push(state) });
+    this.client = new Tidewire(url, { ...own, transports, WebSocket, tabs: (host) => new Hub(host, { bus, locks: locks.of(name), name: room }), onState: (state) => this.states.push(state) });
     tabs.push(this);
   }
 
@@ -174,6 +174,18 @@ test('a refusal reaches every tab of that channel, and no other', async () => {
   await publish(0, 3);
   await all(numbers(0, 3));
 });
+
+test('a leader that the server refuses for good makes room for a tab with better credentials', async () => {
+  await server.end('SIGTERM');
+  proxy.targetPort = (await server.start(WITH_TOKENS)).port;
+  // What becomes of its own subscription depends on who leads when it asks again: one name is one user.
+  new Tab('bad', ['sse'], { token: 'expired long ago' }).subscribe().subscribed.catch(() => {});
+  const good = new Tab('good', ['sse'], { token: () => token(600) });
+  const { subscribed } = good.subscribe({ since: 'earliest' });
+  await publish(0, 3);
+  await all(numbers(0, 3), [good]);
+  await subscribed;
+}, 30_000);
 
 test('through faults, restarts and deaths every tab that lives holds exactly the log', async () => {
   const seed = Number(process.env.SOAK_SEED ?? Math.floor(Math.random() * 2 ** 31));
