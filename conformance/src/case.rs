@@ -53,6 +53,9 @@ pub struct Case {
     /// Why the case is not for logs on disk, if it is not.
     #[serde(default)]
     pub memory_only: Option<String>,
+    /// Why the case is not for servers that share their log, if it is not.
+    #[serde(default)]
+    pub alone_only: Option<String>,
     /// Proxies through which the case cannot hold, each with why.
     #[serde(default)]
     pub not_through: BTreeMap<String, String>,

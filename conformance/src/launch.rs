@@ -22,6 +22,8 @@ enum Data {
     #[default]
     Memory,
     At(PathBuf),
+    /// Not here: at the backplane with this URL.
+    Backplane(String),
     /// Not said; the process runs in this directory.
     Below(PathBuf),
 }
@@ -53,6 +55,11 @@ impl Launch {
     /// With its log in this directory.
     pub fn on(data: &Path) -> Self {
         Self { data: Data::At(data.to_owned()), ..Self::default() }
+    }
+
+    /// With its log at a backplane that it may share.
+    pub fn sharing(backplane: &str) -> Self {
+        Self { data: Data::Backplane(backplane.to_owned()), ..Self::default() }
     }
 
     /// Without a word on where the log shall be, in this working directory.
@@ -132,6 +139,7 @@ impl Launch {
         command.args(["serve", "--listen", "127.0.0.1:0", "--no-demo"]);
         match &self.data {
             Data::Memory => command.arg("--memory"),
+            Data::Backplane(url) => command.env("TIDEWIRE_BACKPLANE", url),
             Data::At(data) => command.arg("--data").arg(data),
             Data::Below(directory) => command.current_dir(directory),
         };

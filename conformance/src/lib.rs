@@ -4,6 +4,7 @@
 //! A case is a table in a file of `cases/`; see [`case`] for its words. [`runner`] plays it over each
 //! transport that it names, and [`client`] has one implementation of [`client::Client`] per transport.
 
+pub mod broker;
 pub mod case;
 pub mod client;
 pub mod crowd;
@@ -15,6 +16,7 @@ pub mod model;
 pub mod pattern;
 pub mod proxy;
 pub mod random;
+pub mod relay;
 pub mod runner;
 pub mod scratch;
 pub mod server;

@@ -10,7 +10,9 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crate::Result;
+use crate::broker::Redis;
 use crate::launch::{Ended, Launch, Launched};
+use crate::relay::Relay;
 use crate::scratch::Scratch;
 
 /// A running server.
@@ -159,6 +161,7 @@ impl Drop for Server {
 #[derive(Debug, Default)]
 pub struct Servers {
     running: Mutex<HashMap<(String, Log), Running>>,
+    redis: Mutex<Option<Redis>>,
 }
 
 /// Where a server's log is.
@@ -168,39 +171,65 @@ pub enum Log {
     Memory,
     /// On disk, in a directory of its own.
     Disk,
+    /// In a Redis that two servers share, to which connections go in turn.
+    Redis,
 }
 
 /// Dropped in this order: the server ends before its directory goes.
 #[derive(Debug)]
 struct Running {
-    server: Arc<Server>,
+    /// Where clients go.
+    url: String,
+    _relay: Option<Relay>,
+    _servers: Vec<Server>,
     _directory: Option<Scratch>,
 }
 
 impl Servers {
-    /// The server with this configuration and its log there.
+    /// Where a server with this configuration and its log there is.
     ///
     /// # Errors
     /// When it cannot be started.
-    pub fn with(&self, config: &str, log: Log) -> Result<Arc<Server>> {
+    pub fn with(&self, config: &str, log: Log) -> Result<String> {
         let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(running) = running.get(&(config.to_owned(), log)) {
-            return Ok(Arc::clone(&running.server));
+            return Ok(running.url.clone());
         }
         let outside = config.is_empty().then(Server::from_environment).flatten();
-        let (server, directory) = match (outside, log) {
-            (Some(server), _) => (server, None),
-            (None, Log::Memory) => (Server::start(config)?, None),
+        let number = running.len();
+        let new = match (outside, log) {
+            (Some(server), _) => Running::alone(server, None),
+            (None, Log::Memory) => Running::alone(Server::start(config)?, None),
             (None, Log::Disk) => {
                 let directory = Scratch::new("conformance")?;
                 let server = Launch::on(&directory.join("data")).config(config).serve()?;
-                (server, Some(directory))
+                Running::alone(server, Some(directory))
+            }
+            (None, Log::Redis) => {
+                let mut redis = self.redis.lock().unwrap_or_else(PoisonError::into_inner);
+                let redis = match &*redis {
+                    Some(redis) => redis,
+                    None => redis.insert(Redis::start()?),
+                };
+                Running::sharing(config, &redis.url(&format!("run{number}")))?
             }
         };
-        let server = Arc::new(server);
-        let kept = Running { server: Arc::clone(&server), _directory: directory };
-        running.insert((config.to_owned(), log), kept);
-        Ok(server)
+        let url = new.url.clone();
+        running.insert((config.to_owned(), log), new);
+        Ok(url)
+    }
+}
+
+impl Running {
+    fn alone(server: Server, directory: Option<Scratch>) -> Self {
+        Self { url: server.url.clone(), _relay: None, _servers: vec![server], _directory: directory }
+    }
+
+    fn sharing(config: &str, backplane: &str) -> Result<Self> {
+        let launch = Launch::sharing(backplane).config(config);
+        let servers = vec![launch.serve()?, launch.serve()?];
+        let relay = Relay::to(&servers.iter().map(Server::authority).collect::<Vec<_>>())?;
+        Ok(Self { url: relay.url(), _relay: Some(relay), _servers: servers, _directory: None })
     }
 }
 

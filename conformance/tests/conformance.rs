@@ -35,6 +35,9 @@ fn main() -> ExitCode {
                 trials.extend(SPOILS.map(spoilt));
             } else if case.memory_only.is_none() && !outside {
                 trials.push(trial(&case, route.clone(), &servers, Log::Disk, None, outside));
+                if case.alone_only.is_none() {
+                    trials.push(trial(&case, route.clone(), &servers, Log::Redis, None, outside));
+                }
             }
         }
     }
@@ -52,13 +55,17 @@ fn trial(
 ) -> Trial {
     let over = if route.is_empty() { "wire".to_owned() } else { route.join(">") };
     let fault = spoil.map(|fault| format!(" notices {fault}")).unwrap_or_default();
-    let place = if log == Log::Disk { " on disk" } else { "" };
+    let place = match log {
+        Log::Memory => "",
+        Log::Disk => " on disk",
+        Log::Redis => " at a Redis of two servers",
+    };
     let name = format!("{} [{over}]{place}{fault}", case.name);
     let needs_own = outside && !case.config.is_empty();
     let (case, servers) = (Arc::clone(case), Arc::clone(servers));
     let play = move || {
-        let server = servers.with(&case.config, log)?;
-        match (runner::run(&server.url, &case, &route, spoil), spoil) {
+        let url = servers.with(&case.config, log)?;
+        match (runner::run(&url, &case, &route, spoil), spoil) {
             (outcome, None) => outcome.map_err(Failed::from),
             (Err(_), Some(_)) => Ok(()),
             (Ok(()), Some(fault)) => Err(Failed::from(format!("the case passes with the fault {fault}"))),

@@ -61,8 +61,9 @@ impl Fronts {
         }
         // A server of its own: some cases fill theirs.
         let own = format!("# behind {}\nh2c = {}\n{TRUSTING}{config}", kind.name(), kind == Kind::Nghttpx);
-        let server = self.servers.with(&own, Log::Memory)?;
-        let proxy = Arc::new(Proxy::start(kind, server.authority(), &Variant::default())?);
+        let url = self.servers.with(&own, Log::Memory)?;
+        let authority = url.trim_start_matches("http://");
+        let proxy = Arc::new(Proxy::start(kind, authority, &Variant::default())?);
         running.insert((kind, config.to_owned()), Arc::clone(&proxy));
         Ok(proxy)
     }

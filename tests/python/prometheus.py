@@ -1,4 +1,4 @@
-"""A real Prometheus that scrapes a server. Must not know what is scraped."""
+"""A real Prometheus that scrapes servers. Must not know what is scraped."""
 
 import json
 import os
@@ -26,11 +26,11 @@ def listening_port(pid):
 
 
 class Prometheus:
-    def __init__(self, directory, address, rules):
+    def __init__(self, directory, addresses, rules):
         config = {
             "global": {"scrape_interval": "1s", "evaluation_interval": "1s"},
             "rule_files": [str(rules)],
-            "scrape_configs": [{"job_name": "tidewire", "static_configs": [{"targets": [address]}]}],
+            "scrape_configs": [{"job_name": "tidewire", "static_configs": [{"targets": addresses}]}],
         }
         # JSON is YAML.
         (directory / "prometheus.yml").write_text(json.dumps(config))

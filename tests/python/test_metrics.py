@@ -13,6 +13,7 @@ import time
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from broker import Redis
 from conftest import ROOT, Server
 from pebble import free_port
 from prometheus import Prometheus
@@ -70,8 +71,18 @@ def on_disk(tmp_path_factory):
     running.stop()
 
 
-def test_the_format_is_right(server, on_disk):
-    for one in [server, on_disk]:
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("shared")
+    redis = Redis(directory / "redis")
+    running = Server(directory, f'backplane = "{redis.url}"\n' + CONFIG)
+    yield running
+    running.stop()
+    redis.kill()
+
+
+def test_the_format_is_right(server, on_disk, shared):
+    for one in [server, on_disk, shared]:
         publish(one, "a", "x")
         text = scrape(one)
         subprocess.run(["promtool", "check", "metrics"], input=text, text=True, check=True, capture_output=True)
@@ -290,6 +301,24 @@ def test_history_by_where_it_is_kept(on_disk):
     eventually(lambda: change.of("tidewire_history_events", durability="disk") == 0)
 
 
+def test_a_backplane_is_seen_to_answer_and_to_be_away(tmp_path):
+    redis = Redis(tmp_path / "redis")
+    shared = Server(tmp_path, f'backplane = "{redis.url}"\nlimits.backplane_timeout_ms = 500\n')
+    change = Change(shared)
+    for _ in range(10):
+        publish(shared, "kept", "x")
+    assert change.of("tidewire_backplane_answer_seconds_count") == 10
+    assert samples(shared)[("tidewire_backplane_away", ("server", "0"))] == 0
+    redis.kill()
+    eventually(lambda: samples(shared)[("tidewire_backplane_away", ("server", "0"))] == 1)
+    assert samples(shared)[("tidewire_backplane_waiting_bytes", ("server", "0"))] == 0
+    redis.start()
+    eventually(lambda: samples(shared)[("tidewire_backplane_away", ("server", "0"))] == 0)
+    publish(shared, "kept", "x")
+    shared.stop(said="the backplane at")
+    redis.kill()
+
+
 def test_the_number_of_series_depends_on_nothing_that_clients_choose(server):
     before = set(samples(server))
     for number in range(100):
@@ -314,8 +343,8 @@ def expressions():
     return found
 
 
-def test_the_dashboard_and_the_alerts_ask_for_what_is_there(on_disk):
-    there = samples(on_disk)
+def test_the_dashboard_and_the_alerts_ask_for_what_is_there(on_disk, shared):
+    there = {**samples(on_disk), **samples(shared)}
     names = {key[0] for key in there}
     values = {(label, value) for key in there for label, value in key[1:]}
     found = expressions()
@@ -337,23 +366,23 @@ def test_the_dashboard_and_the_alerts_ask_for_what_is_there(on_disk):
     assert all(panel["gridPos"]["x"] + panel["gridPos"]["w"] <= 24 for panel in DASHBOARD["panels"])
 
 
-def test_the_page_and_metrics_agree(on_disk):
+def test_the_page_and_metrics_agree(on_disk, shared):
     page = (ROOT / "docs/monitoring.md").read_text()
     rows = dict(re.findall(r"^\| `(\w+)` \| (counter|gauge|histogram)\b", page, re.MULTILINE))
-    kinds = dict(re.findall(r"^# TYPE (\S+) (\w+)", scrape(on_disk), re.MULTILINE))
+    kinds = dict(re.findall(r"^# TYPE (\S+) (\w+)", scrape(on_disk) + scrape(shared), re.MULTILINE))
     assert rows == kinds
     labels = {name: set(re.findall(r"`(\w+)`", row)) for name, row in
               re.findall(r"^\| `(\w+)` \| (?:counter|gauge|histogram),? ?([^|]*) \|", page, re.MULTILINE)}
-    for key in samples(on_disk):
+    for key in {**samples(on_disk), **samples(shared)}:
         name = re.sub("_(bucket|sum|count)$", "", key[0]) if key[0] not in labels else key[0]
         assert labels[name] == {label for label, _ in key[1:] if label != "le"}, key
     alerts = set(re.findall(r"alert: (\w+)", ALERTS.read_text()))
     assert set(re.findall(r"`(Tidewire\w+)`", page)) | {"TidewireDown"} == alerts
 
 
-def test_a_real_prometheus_finds_an_answer_to_every_query(on_disk, tmp_path):
+def test_a_real_prometheus_finds_an_answer_to_every_query(on_disk, shared, tmp_path):
     subprocess.run(["promtool", "check", "rules", str(ALERTS)], check=True, capture_output=True)
-    prometheus = Prometheus(tmp_path, on_disk.address, ALERTS)
+    prometheus = Prometheus(tmp_path, [on_disk.address, shared.address], ALERTS)
     stop = threading.Event()
 
     def load():
@@ -361,6 +390,7 @@ def test_a_real_prometheus_finds_an_answer_to_every_query(on_disk, tmp_path):
             say(one, type="subscribe", channel="load")
             while not stop.is_set():
                 publish(on_disk, "load", "x")
+                publish(shared, "load", "x")
                 receive(one)
                 ask(on_disk, "GET", "/nothing")
 
@@ -368,7 +398,8 @@ def test_a_real_prometheus_finds_an_answer_to_every_query(on_disk, tmp_path):
     thread.start()
     try:
         eventually(lambda: any(sample["value"][1] != "0" for sample in prometheus.query("up")), 30)
-        eventually(lambda: prometheus.query("rate(tidewire_delivery_seconds_count[5s]) > 0"), 30)
+        for name in ["delivery", "backplane_answer"]:
+            eventually(lambda: prometheus.query(f"rate(tidewire_{name}_seconds_count[5s]) > 0"), 30)
         for place, text in expressions().items():
             text = text.replace("$__rate_interval", "5s").replace("$job", "tidewire").replace("$instance", ".*")
             is_alert = place.startswith("Tidewire")

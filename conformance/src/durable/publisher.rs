@@ -176,6 +176,12 @@ impl Publisher {
             Said::Refused { status: Some(503), code, retry_after: true } if code == "storage_failed" => {
                 self.ledger.lost(entry, Some(code));
             }
+            Said::Refused { status: None, code, .. }
+            | Said::Refused { status: Some(503), code, retry_after: true }
+                if code == "backplane_unavailable" =>
+            {
+                self.ledger.lost(entry, Some(code));
+            }
             other => return Err(format!("refused: {other:?}")),
         }
         // Not at full speed against a disk that takes nothing.

@@ -72,11 +72,13 @@ pub enum Code {
     StorageFailed,
     /// What is stored cannot be read.
     StorageDamaged,
+    /// The backplane is away: it is not known whether anything was stored.
+    BackplaneUnavailable,
 }
 
 impl Code {
     /// All codes, in the order of their declaration.
-    pub const ALL: [Self; 32] = [
+    pub const ALL: [Self; 33] = [
         Self::InvalidRequest,
         Self::InvalidChannel,
         Self::InvalidCursor,
@@ -109,6 +111,7 @@ impl Code {
         Self::StorageFull,
         Self::StorageFailed,
         Self::StorageDamaged,
+        Self::BackplaneUnavailable,
     ];
 
     /// The code as the wire writes it.
@@ -160,6 +163,7 @@ impl Code {
             Self::StorageFull => ("storage_full", 507),
             Self::StorageFailed => ("storage_failed", 503),
             Self::StorageDamaged => ("storage_damaged", 500),
+            Self::BackplaneUnavailable => ("backplane_unavailable", 503),
         }
     }
 }
@@ -232,7 +236,7 @@ impl Problem {
 
     /// Whether it is about how much there is, and not about what was asked.
     pub fn is_about_load(&self) -> bool {
-        matches!(self.code, Code::TooManyRequests | Code::Unavailable)
+        matches!(self.code, Code::TooManyRequests | Code::Unavailable | Code::BackplaneUnavailable)
     }
 
     /// The body of an RFC 9457 `application/problem+json` answer.

@@ -156,10 +156,31 @@ limits! {
     /// How long somebody is present who entered by `POST`, if they do not enter again.
     /// Danger: browsers wake a page in the background once a minute; with less than that, its user comes and goes.
     presence_ms: u64 = 90_000, 1_000 => DAY_MS;
+    /// How long the backplane may take to answer. Beyond: it counts as away, publishers get 503, and what was under
+    /// way is not known to be stored or not.
+    /// Danger: with short ones a pause of the broker is an outage; with long ones publishers wait in vain.
+    backplane_timeout_ms: u64 = 5_000, 50 => DAY_MS;
     /// How many events may wait for the fan-out of a shard before their publisher's connection is not read
     /// for a while.
     backlog_events: u64 = 1_000, 1 => ANY;
 }
+
+/// How many orders to the backplane are sent as one.
+pub const BACKPLANE_BATCH: usize = 512;
+/// How many such batches are under way at a time to each of its servers; what comes meanwhile waits.
+pub const BACKPLANE_BATCHES: usize = 16;
+/// How many bytes may wait to be sent to one of its servers. Beyond: 503 for who publishes.
+pub const BACKPLANE_WAITING_BYTES: usize = 256 << 20;
+/// How many events may wait for one that came before them, for each channel. Beyond, they are read again.
+pub const BACKPLANE_EARLY: usize = 1_024;
+/// How long a channel is followed that nobody reads any more, so that polls find it.
+pub const BACKPLANE_IDLE_MS: u64 = 60_000;
+/// The longest pause before a server of the backplane that is away is tried again.
+pub const BACKPLANE_RETRY_MS: u64 = 2_000;
+/// How often a server of the backplane is asked whether it is there.
+pub const BACKPLANE_PING_MS: u64 = 1_000;
+/// Of how many losses a channel remembers which offsets were lost. Beyond: older events are no longer retained.
+pub const BACKPLANE_SEAMS: usize = 32;
 
 /// How many events of a channel's presence are kept for those who come back.
 pub const PRESENCE_EVENTS: usize = 10_000;
@@ -237,6 +258,8 @@ pub enum Durability {
     Memory,
     /// Nowhere: delivered to those who are there, and never replayed.
     None,
+    /// At the broker that all nodes share: acknowledged, and delivered, once it has them.
+    Backplane,
 }
 
 /// What the state in a channel's snapshot is.

@@ -183,6 +183,27 @@ impl ChannelLog {
         self.trim(now, retention);
     }
 
+    /// Takes back events after `to`: the store that they came from has lost them.
+    pub fn rewind(&mut self, to: u64) {
+        while self.events.back().is_some_and(|newest| newest.id.offset > to) {
+            if let Some(event) = self.events.pop_back() {
+                self.bytes -= event.size_bytes();
+            }
+        }
+        self.head = self.head.min(to);
+        self.dropped = self.dropped.min(to);
+    }
+
+    /// Goes on after `to`, without what came before: the store that this log is the newest part of has it, or
+    /// nobody has.
+    pub fn jump(&mut self, to: u64) {
+        debug_assert!(to >= self.head);
+        while !self.events.is_empty() {
+            self.drop_oldest();
+        }
+        (self.head, self.dropped) = (to, to);
+    }
+
     /// The newest offset that this log no longer has.
     pub fn dropped(&self) -> u64 {
         self.dropped

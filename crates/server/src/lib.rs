@@ -4,6 +4,7 @@
 //! `hub` holds the logs, and the shard's `fanout` writes events to sockets. See ARCHITECTURE.md.
 
 mod access;
+mod backplane;
 mod certificates;
 pub mod client;
 mod clock;

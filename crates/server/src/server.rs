@@ -14,10 +14,11 @@ use tidewire_core::Timestamp;
 use tidewire_core::limits::Limits;
 
 use crate::access::Access;
+use crate::backplane::{Backplane, Opened};
 use crate::certificates::Certificates;
 use crate::clock::{Clock, wall_clock};
 use crate::drain::{Drain, Given};
-use crate::hub::Hub;
+use crate::hub::{Hub, Keeper, Kept};
 use crate::listener::{Listener, Port, REFUSALS, REFUSALS_MAX};
 use crate::metrics::ShardCounters;
 use crate::operators::{self, Operators};
@@ -91,7 +92,7 @@ impl Server {
     /// # Errors
     /// If the address cannot be bound, or the system refuses threads or polls.
     pub fn start(settings: Settings) -> anyhow::Result<Self> {
-        let durable = open_log(&settings)?;
+        let log = Log::open(&settings)?;
         let clock = Clock::start();
         let access = Arc::new(Access::new(&settings, clock)?);
         let certificates = settings.tls.as_ref().map(Certificates::load).transpose()?;
@@ -111,7 +112,7 @@ impl Server {
         let settings = Arc::new(settings);
         let polls: Vec<_> = (0..settings.shards).map(|_| shard::prepare()).collect::<Result<_, _>>()?;
         let (polls, inboxes): (Vec<_>, Vec<_>) = polls.into_iter().unzip();
-        let hub = Arc::new(Hub::new(Arc::clone(&settings), inboxes.clone(), durable.clone(), clock));
+        let hub = Arc::new(Hub::new(Arc::clone(&settings), inboxes.clone(), log.keeper(), clock));
         let (tracer, exporter) = match &settings.traces {
             Some(traces) => {
                 Tracer::start(traces, clock).map(|(tracer, thread)| (Some(tracer), Some(thread)))?
@@ -170,10 +171,7 @@ impl Server {
         let stopping = Arc::new(AtomicBool::new(false));
         let mut helpers = vec![sweeper(Arc::clone(&hub), presence, Arc::clone(&stopping))?];
         helpers.push(operators::start(jobs, Arc::clone(&hub), gauges, Arc::clone(&access))?);
-        let durable = match durable {
-            Some((disk, totals)) => start_log(&hub, disk, totals)?,
-            None => Vec::new(),
-        };
+        let durable = log.start(&hub)?;
         if let Some(certificates) = certificates {
             helpers.extend(certificates.watch(Arc::clone(&stopping))?);
         }
@@ -242,8 +240,8 @@ impl Server {
             let _ = helper.join();
         }
         // Last, as the shards wait for it: whoever was told of an event has been told the truth.
-        if let Some(disk) = self.hub.disk() {
-            disk.stop();
+        if let Some(keeper) = self.hub.keeper() {
+            keeper.stop();
         }
         self.durable.into_iter().for_each(|thread| drop(thread.join()));
         if let Some((tracer, exporter)) = self.traces {
@@ -254,28 +252,64 @@ impl Server {
     }
 }
 
-/// Opens the log on disk, if there is to be one. Before the port is bound: a server without its log must not
-/// look alive.
-fn open_log(settings: &Settings) -> anyhow::Result<Option<(Arc<Disk>, Totals)>> {
-    let Some(data) = &settings.data else { return Ok(None) };
-    let store = Store::open(data, Forgotten::after(settings.idempotency_ms()))?;
-    let totals =
-        store.totals().map_err(|error| anyhow::anyhow!("cannot read {}: {error}", data.display()))?;
-    Ok(Some((Arc::new(Disk::new(store)), totals)))
+/// The log, where it outlives the process: open, and not served yet.
+enum Log {
+    None,
+    Disk(Arc<Disk>, Totals),
+    Backplane(Arc<Backplane>, Box<Opened>),
 }
 
-fn start_log(hub: &Arc<Hub>, disk: Arc<Disk>, totals: Totals) -> anyhow::Result<Vec<JoinHandle<()>>> {
-    let committer = Committer::new(Arc::clone(hub), Arc::clone(&disk), totals);
-    let run = move || {
-        let _guard = AbortOnPanic;
-        committer.run()
-    };
-    let mut threads = vec![spawn("committer", run)?];
-    for index in 0..LOADERS {
-        let (hub, disk) = (Arc::clone(hub), Arc::clone(&disk));
-        threads.push(spawn(&format!("loader-{index}"), move || load::run(&hub, &disk))?);
+impl Log {
+    /// Opens it before the port is bound: a server without its log must not look alive.
+    fn open(settings: &Settings) -> anyhow::Result<Self> {
+        if let Some(backplane) = &settings.backplane {
+            let (backplane, opened) = Backplane::open(backplane, &settings.limits)?;
+            return Ok(Self::Backplane(backplane, Box::new(opened)));
+        }
+        let Some(data) = &settings.data else { return Ok(Self::None) };
+        let store = Store::open(data, Forgotten::after(settings.idempotency_ms()))?;
+        let totals =
+            store.totals().map_err(|error| anyhow::anyhow!("cannot read {}: {error}", data.display()))?;
+        Ok(Self::Disk(Arc::new(Disk::new(store)), totals))
     }
-    Ok(threads)
+
+    /// What keeps it, and what its channels' epochs are made from.
+    fn keeper(&self) -> Option<Kept> {
+        match self {
+            Self::None => None,
+            Self::Disk(disk, totals) => Some(Kept {
+                keeper: Keeper::Disk(Arc::clone(disk)),
+                number: totals.log_number,
+                floor: totals.floor,
+            }),
+            Self::Backplane(backplane, opened) => Some(Kept {
+                keeper: Keeper::Backplane(Arc::clone(backplane)),
+                number: opened.number,
+                floor: 0,
+            }),
+        }
+    }
+
+    /// Starts the threads that write and read it.
+    fn start(self, hub: &Arc<Hub>) -> anyhow::Result<Vec<JoinHandle<()>>> {
+        match self {
+            Self::None => Ok(Vec::new()),
+            Self::Backplane(backplane, opened) => backplane.start(hub, *opened),
+            Self::Disk(disk, totals) => {
+                let committer = Committer::new(Arc::clone(hub), Arc::clone(&disk), totals);
+                let run = move || {
+                    let _guard = AbortOnPanic;
+                    committer.run()
+                };
+                let mut threads = vec![spawn("committer", run)?];
+                for index in 0..LOADERS {
+                    let (hub, disk) = (Arc::clone(hub), Arc::clone(&disk));
+                    threads.push(spawn(&format!("loader-{index}"), move || load::run(&hub, &disk))?);
+                }
+                Ok(threads)
+            }
+        }
+    }
 }
 
 fn listen_at(
@@ -347,7 +381,7 @@ fn descriptors_for_connections() -> usize {
 
 /// Without one of its shards the server would look alive while half of its clients hang. It is better
 /// started anew, by whatever keeps it running.
-struct AbortOnPanic;
+pub(crate) struct AbortOnPanic;
 
 impl Drop for AbortOnPanic {
     fn drop(&mut self) {

@@ -108,7 +108,9 @@ impl Exchange {
             }
             Code::Unauthenticated => all.push(("WWW-Authenticate", "Bearer")),
             Code::TooManyRequests => {}
-            Code::Unavailable | Code::StorageFull | Code::StorageFailed => all.push(("Retry-After", "2")),
+            Code::Unavailable | Code::StorageFull | Code::StorageFailed | Code::BackplaneUnavailable => {
+                all.push(("Retry-After", "2"))
+            }
             _ => {}
         }
         let limits = problem.limited.map(limit_fields).unwrap_or_default();

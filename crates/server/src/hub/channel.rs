@@ -1,6 +1,7 @@
 //! One channel: the log in memory, where the one on disk stands if there is one, and who wants to hear of new
 //! events. Must not know connections or transports, nor write to disk.
 
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
 
 use tidewire_core::cursor::Start;
@@ -12,11 +13,12 @@ use tidewire_core::wire::poll;
 use tidewire_core::{ChannelName, Epoch, Event, EventId, Timestamp};
 
 use super::looks::Tally;
-use super::{OnDiskEvent, lock};
+use super::shared::Shared;
+use super::{Keeper, OnDiskEvent, lock};
 use crate::clock::Clock;
 use crate::store::commit::Erasure;
 use crate::store::retention::Extent;
-use crate::store::{ChannelRecord, Disk, StoredChannel};
+use crate::store::{ChannelRecord, StoredChannel};
 use crate::traces::Trace;
 
 /// The most events of a channel that are traced at a time.
@@ -31,8 +33,10 @@ pub struct Channel {
     name: ChannelName,
     epoch: Epoch,
     policy: Arc<Policy>,
-    /// Set if the log is on disk; the one here is its newest part then.
-    disk: Option<Arc<Disk>>,
+    /// Set if the log is elsewhere; the one here is its newest part then.
+    pub(super) keeper: Option<Keeper>,
+    /// When somebody asked for it last, where that decides how long it is followed.
+    pub(super) touched_ms: AtomicU64,
     pub(super) tally: Tally,
     pub(super) state: Mutex<State>,
 }
@@ -45,6 +49,8 @@ pub(super) struct State {
     pub(super) forgotten: bool,
     /// Where the log on disk stands.
     pub(super) on_disk: Option<Box<OnDisk>>,
+    /// How far the log at the backplane is followed.
+    pub(super) shared: Option<Box<Shared>>,
     /// Events that are traced and on their way to shards, oldest first.
     traced: Option<Box<Traced>>,
 }
@@ -125,8 +131,19 @@ pub enum Unread {
 impl Channel {
     /// A channel whose log is in memory, and begins after `floor`.
     pub(super) fn in_memory(name: ChannelName, epoch: Epoch, policy: Arc<Policy>, floor: u64) -> Self {
-        let state = State::new(ChannelLog::new(name.clone(), epoch, floor), None);
-        Self { name, epoch, policy, disk: None, tally: Tally::default(), state: Mutex::new(state) }
+        let state = State::new(ChannelLog::new(name.clone(), epoch, floor), None, None);
+        Self::new(name, epoch, policy, None, state)
+    }
+
+    pub(super) fn new(
+        name: ChannelName,
+        epoch: Epoch,
+        policy: Arc<Policy>,
+        keeper: Option<Keeper>,
+        state: State,
+    ) -> Self {
+        let (touched_ms, state) = (AtomicU64::new(0), Mutex::new(state));
+        Self { name, epoch, policy, keeper, touched_ms, tally: Tally::default(), state }
     }
 
     /// A channel whose log is on disk, or will be with its first event, after `floor`.
@@ -134,7 +151,7 @@ impl Channel {
         name: ChannelName,
         epoch: Epoch,
         policy: Arc<Policy>,
-        disk: Arc<Disk>,
+        keeper: Keeper,
         stored: Result<StoredChannel, u64>,
     ) -> Self {
         let none = Summary { time: Timestamp(0), total: 0 };
@@ -157,8 +174,7 @@ impl Channel {
             let now = latest.time;
             log.adopt(Arc::new(latest), now, &policy.window);
         }
-        let state = Mutex::new(State::new(log, Some(on_disk)));
-        Self { name, epoch, policy, disk: Some(disk), tally: Tally::default(), state }
+        Self::new(name, epoch, policy, Some(keeper), State::new(log, Some(on_disk), None))
     }
 
     /// The name.
@@ -191,7 +207,7 @@ impl Channel {
 
     /// Whether its log is on disk.
     pub fn is_on_disk(&self) -> bool {
-        self.disk.is_some()
+        matches!(self.keeper, Some(Keeper::Disk(_)))
     }
 
     /// Whether its events are kept, and in memory only.
@@ -218,6 +234,10 @@ impl Channel {
     pub fn locate(&self, start: Start) -> Located {
         let state = lock(&self.state);
         let (head, floor) = (state.log.head(), self.floor_in(&state));
+        if let Some(shared) = &state.shared {
+            let (position, next) = state.locate_shared(shared, start, floor);
+            return Located { position, resumed_from: self.id(next) };
+        }
         let position = match start {
             Start::Latest => Position { after: head, gap: false },
             Start::Earliest => Position { after: floor, gap: false },
@@ -253,18 +273,43 @@ impl Channel {
         bytes_max: usize,
         out: &mut Vec<Arc<Event>>,
     ) -> Result<u64, Unread> {
-        let state = lock(&self.state);
-        let head = state.log.head();
-        match (state.log.read(after, events_max, bytes_max, out), &state.on_disk) {
-            (Ok(()), _) => return Ok(head),
-            (Err(Evicted), Some(on_disk)) if on_disk.floor <= after => {
-                let number = on_disk.number;
-                drop(state);
-                self.read_chunk(number, after, events_max, bytes_max, out)?;
+        let (mut after, mut events_left, mut bytes_left) = (after, events_max, bytes_max);
+        loop {
+            let state = lock(&self.state);
+            let head = state.log.head();
+            let begin = out.len();
+            let is_lost = state.shared.as_ref().is_some_and(|shared| shared.lost_at(after).is_some());
+            let end = state.shared.as_ref().map_or(u64::MAX, |shared| shared.end_of_run(after));
+            if !is_lost && state.log.read(after, events_left, bytes_left, out).is_ok() {
+                cut_after(out, end);
+                return Ok(head);
             }
-            (Err(Evicted), _) => return Err(Unread::Evicted),
+            // What is not in memory is in chunks that were read, or must be.
+            let unread = match state.chunk_number() {
+                Some(number) if !is_lost && self.floor_in(&state) <= after => {
+                    drop(state);
+                    self.read_chunk(number, after, events_left, bytes_left, out).err()
+                }
+                _ => Some(Unread::Evicted),
+            };
+            match unread {
+                // Those before are something.
+                Some(_) if events_left < events_max => return Ok(head),
+                Some(unread) => return Err(unread),
+                None => {}
+            }
+            if cut_after(out, end) {
+                return Ok(head);
+            }
+            let Some(last) = out.last().filter(|_| out.len() > begin) else { return Ok(head) };
+            after = last.id.offset;
+            events_left -= out.len() - begin;
+            let bytes: usize = out[begin..].iter().map(|event| event.size_bytes()).sum();
+            bytes_left = bytes_left.saturating_sub(bytes);
+            if events_left == 0 || bytes_left == 0 {
+                return Ok(head);
+            }
         }
-        Ok(head)
     }
 
     fn read_chunk(
@@ -275,8 +320,8 @@ impl Channel {
         bytes_max: usize,
         out: &mut Vec<Arc<Event>>,
     ) -> Result<(), Unread> {
-        let disk = self.disk.as_ref().ok_or(Unread::Evicted)?;
-        let chunk = disk.chunks.find(number, after).ok_or(Unread::OnDisk)?;
+        let keeper = self.keeper.as_ref().ok_or(Unread::Evicted)?;
+        let chunk = keeper.chunks().find(number, after).ok_or(Unread::OnDisk)?;
         let begin = chunk.events.partition_point(|event| event.id.offset <= after);
         let mut bytes = 0;
         for event in chunk.events[begin..].iter().take(events_max) {
@@ -302,6 +347,7 @@ impl Channel {
     pub(super) fn floor_in(&self, state: &State) -> u64 {
         match (&state.on_disk, self.policy.durability) {
             (Some(on_disk), _) => on_disk.floor,
+            (None, Durability::Backplane) => state.shared.as_ref().map_or(0, |shared| shared.extent.floor),
             (None, Durability::None) => state.log.head(),
             (None, _) => state.log.dropped(),
         }
@@ -319,7 +365,7 @@ impl Channel {
         let is_stored = state.on_disk.as_ref().is_some_and(|on_disk| on_disk.number != 0);
         let shown = match self.state_kind() {
             StateKind::None => poll::State::Last(None),
-            StateKind::Keyed if is_stored => return None,
+            StateKind::Keyed if is_stored || state.shared.is_some() => return None,
             StateKind::Keyed => poll::State::Keyed(log.state().events()),
             StateKind::Last if log.is_empty() && self.floor_in(&state) < head => return None,
             StateKind::Last => poll::State::Last(log.latest().cloned()),
@@ -335,7 +381,10 @@ impl Channel {
     pub(super) fn retained_in(&self, state: &State) -> (usize, usize) {
         match &state.on_disk {
             _ if self.policy.durability == Durability::None => (0, 0),
-            None => (state.log.len(), state.log.bytes()),
+            None => match &state.shared {
+                Some(shared) => shared.extent.retained,
+                None => (state.log.len(), state.log.bytes()),
+            },
             Some(on_disk) => {
                 let bytes = on_disk.newest.total.saturating_sub(on_disk.erased_total);
                 ((state.log.head() - on_disk.floor) as usize, bytes as usize)
@@ -381,7 +430,16 @@ impl Channel {
     ) -> Result<Taken, u64> {
         let mut state = lock(&self.state);
         let oldest = state.log.dropped();
-        let outcome = state.log.read(after, usize::MAX, bytes_max, out).map_err(|Evicted| oldest);
+        let outcome = match &state.shared {
+            // Those who are at what was lost are told so one by one; all others are at the newest.
+            Some(shared) if shared.lost_at(after).is_some() => Err(state.log.head()),
+            Some(shared) => {
+                let outcome = state.log.read(after, usize::MAX, bytes_max, out).map_err(|Evicted| oldest);
+                cut_after(out, shared.end_of_run(after));
+                outcome
+            }
+            None => state.log.read(after, usize::MAX, bytes_max, out).map_err(|Evicted| oldest),
+        };
         let taken = match outcome {
             Ok(()) => out.last().map_or(after, |event| event.id.offset),
             Err(oldest) => oldest,
@@ -510,6 +568,15 @@ impl Channel {
     }
 }
 
+/// Leaves out events after an offset. True if there are any.
+fn cut_after(events: &mut Vec<Arc<Event>>, end: u64) -> bool {
+    let is_cut = events.last().is_some_and(|last| last.id.offset > end);
+    if is_cut {
+        events.truncate(events.partition_point(|event| event.id.offset <= end));
+    }
+    is_cut
+}
+
 impl Interest {
     /// The shard is about to be told of an event.
     pub(super) fn tell(&mut self, clock: Clock) {
@@ -521,8 +588,9 @@ impl Interest {
 }
 
 impl State {
-    fn new(log: ChannelLog, on_disk: Option<OnDisk>) -> Self {
-        Self { log, interests: Vec::new(), forgotten: false, on_disk: on_disk.map(Box::new), traced: None }
+    pub(super) fn new(log: ChannelLog, on_disk: Option<OnDisk>, shared: Option<Shared>) -> Self {
+        let (on_disk, shared) = (on_disk.map(Box::new), shared.map(Box::new));
+        Self { log, interests: Vec::new(), forgotten: false, on_disk, shared, traced: None }
     }
 
     /// Takes over an event that is on disk.
@@ -541,6 +609,15 @@ impl State {
             on_disk.newest = Summary { time, total };
             on_disk.state = state;
             on_disk.floor = on_disk.floor.max(offset.saturating_sub(events_max as u64));
+        }
+    }
+
+    /// The number by which chunks of it are known, if its log is elsewhere.
+    fn chunk_number(&self) -> Option<u64> {
+        match (&self.on_disk, &self.shared) {
+            (Some(on_disk), _) => Some(on_disk.number),
+            (_, Some(shared)) => Some(shared.number),
+            _ => None,
         }
     }
 

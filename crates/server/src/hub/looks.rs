@@ -10,7 +10,7 @@ use tidewire_core::channel::is_reserved;
 use tidewire_core::limits::Durability;
 use tidewire_core::{ChannelName, EventId, Problem, Timestamp};
 
-use super::{Channel, Hub, lock};
+use super::{Channel, Hub, Keeper, lock};
 
 /// How many channels that are on disk only are looked up for a page at a time.
 const STORED_AT_ONCE: usize = 256;
@@ -139,6 +139,7 @@ impl Channel {
                 Durability::Disk => "disk",
                 Durability::Memory => "memory",
                 Durability::None => "none",
+                Durability::Backplane => "backplane",
             },
             subscribers: tally.subscribers.load(Relaxed),
             events,
@@ -209,8 +210,9 @@ impl Hub {
     /// The names on disk that could be on the page.
     fn stored_names(&self, Wanted { prefix, after, limit }: &Wanted) -> Result<Vec<ChannelName>, Problem> {
         let mut names = Vec::new();
-        let Some(durable) = &self.durable else { return Ok(names) };
-        let store = durable.disk.store().map_err(|error| error.problem())?;
+        // Of those at a backplane, this node shows what it follows.
+        let Some(disk) = self.disk() else { return Ok(names) };
+        let store = disk.store().map_err(|error| error.problem())?;
         let mut from = after.max(prefix).clone();
         if prefix > after && store.channel(prefix).map_err(|error| error.problem())?.is_some() {
             names.extend(ChannelName::new(prefix).ok());
@@ -234,8 +236,8 @@ impl Hub {
 
     /// A channel that is on disk, and not in memory.
     fn stored_row(&self, name: &ChannelName) -> Result<Option<Row>, Problem> {
-        let Some(durable) = self.durable_of(self.policy_of(name.as_str())) else { return Ok(None) };
-        let store = durable.disk.store().map_err(|error| error.problem())?;
+        let Some(Keeper::Disk(disk)) = self.keeper_of(self.policy_of(name.as_str())) else { return Ok(None) };
+        let store = disk.store().map_err(|error| error.problem())?;
         let Some(stored) = store.channel(name.as_str()).map_err(|error| error.problem())? else {
             return Ok(None);
         };

@@ -93,6 +93,7 @@ impl Hub {
         let crowded = self.channels.load(Ordering::Relaxed) > self.limits().channels / 2;
         let part = self.swept.fetch_add(1, Ordering::Relaxed) % SWEEPS;
         let mut retained = [(0, 0); 2];
+        let now_ms = self.clock.now_ms();
         for stripe in self.stripes.iter().skip(part).step_by(SWEEPS) {
             let channels: Vec<Arc<Channel>> = lock(stripe).values().cloned().collect();
             let mut empty = false;
@@ -101,31 +102,46 @@ impl Hub {
                 let before = state.log.bytes();
                 state.log.expire(now, channel.window());
                 self.account(before, state.log.bytes());
-                empty |= state.is_forgettable();
+                empty |= match channel.is_shared() {
+                    true => channel.is_idle(&state, now_ms),
+                    false => crowded && state.is_forgettable(),
+                };
                 let (events, bytes) = channel.retained_in(&state);
-                let sum = &mut retained[usize::from(channel.is_on_disk())];
+                let sum = &mut retained[usize::from(channel.keeper.is_some())];
                 *sum = (sum.0 + events as u64, sum.1 + bytes as u64);
                 drop(state);
                 if let Some(disk) = self.disk().filter(|_| channel.is_on_disk()) {
                     retention::sweep_channel(disk, channel, now);
                 }
+                if channel.is_due(now)
+                    && let Some(backplane) = self.backplane_of(channel.name().as_str())
+                {
+                    backplane.look(channel.name());
+                }
             }
-            if empty && crowded {
-                self.forget_empty(&mut lock(stripe));
+            if empty {
+                self.forget_empty(&mut lock(stripe), crowded, now_ms);
             }
         }
         self.history.note(part, retained);
     }
 
-    fn forget_empty(&self, stripe: &mut HashMap<ChannelName, Arc<Channel>>) {
-        stripe.retain(|_, channel| {
+    fn forget_empty(&self, stripe: &mut HashMap<ChannelName, Arc<Channel>>, crowded: bool, now_ms: u64) {
+        stripe.retain(|name, channel| {
             // A publisher may hold a channel and wait for a stripe, so nobody may wait the other way round.
             let Ok(mut state) = channel.state.try_lock() else { return true };
-            if !state.is_forgettable() {
+            let is_forgettable = match channel.is_shared() {
+                true => channel.is_idle(&state, now_ms),
+                false => crowded && state.is_forgettable(),
+            };
+            if !is_forgettable {
                 return true;
             }
             state.forgotten = true;
-            if !channel.is_on_disk() {
+            if let Some(backplane) = self.backplane_of(name.as_str()).filter(|_| channel.is_shared()) {
+                backplane.leave(name);
+            }
+            if channel.keeper.is_none() {
                 self.floor.fetch_max(state.log.head(), Ordering::AcqRel);
             }
             self.account(state.log.held_bytes(), 0);

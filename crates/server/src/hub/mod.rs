@@ -3,8 +3,10 @@
 //! where the log is in memory, by way of the committing thread where it is on disk.
 
 mod channel;
+mod keeper;
 mod looks;
 mod memory;
+mod shared;
 #[cfg(test)]
 mod tests;
 
@@ -14,21 +16,24 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tidewire_core::error::{Code, Problem};
-use tidewire_core::limits::{Durability, Limits, Policy, StateKind};
+use tidewire_core::limits::{Limits, Policy, StateKind};
 use tidewire_core::log::Appended;
 use tidewire_core::log::state::StateSize;
 use tidewire_core::wire::poll::State;
 use tidewire_core::{ChannelName, Epoch, Event, EventId, NewEvent, Timestamp};
 
+use crate::backplane::Backplane;
 use crate::clock::Clock;
 use crate::settings::Settings;
 use crate::shard::{Inbox, Message};
 use crate::store::commit::{Order, Submission, Waiter};
-use crate::store::{ChannelRecord, Disk, StoredChannel, Totals};
+use crate::store::{ChannelRecord, Disk, StoredChannel};
 use crate::traces::Trace;
 pub(crate) use channel::Taken;
 pub use channel::{Channel, Located, Snapshot, Unread};
+pub(crate) use keeper::Keeper;
 pub(crate) use looks::{Busy, Listed, Wanted};
+pub(crate) use shared::Adoption;
 
 /// Lookups of different channels rarely meet on one lock.
 const STRIPES: usize = 64;
@@ -41,7 +46,7 @@ pub(crate) const SWEEPS: usize = 4;
 pub struct Hub {
     /// What channels in memory have their epochs from: random, so ids of another run are unknown here.
     memory_number: u64,
-    durable: Option<Durable>,
+    durable: Option<Kept>,
     settings: Arc<Settings>,
     stripes: Vec<Mutex<HashMap<ChannelName, Arc<Channel>>>>,
     hasher: RandomState,
@@ -51,6 +56,8 @@ pub struct Hub {
     /// The stripe at which the next relief begins, so that it is not always the same channels' turn.
     relieved: AtomicUsize,
     swept: AtomicUsize,
+    /// Numbers for channels that have none at the backplane.
+    numbers: AtomicU64,
     /// No forgotten channel had a higher offset, so a channel that begins here repeats no id.
     floor: AtomicU64,
     clock: Clock,
@@ -72,14 +79,14 @@ pub(crate) struct Amount {
     pub(crate) bytes: AtomicU64,
 }
 
-/// The log on disk.
+/// Logs that outlive the process.
 #[derive(Debug)]
-struct Durable {
-    disk: Arc<Disk>,
+pub(crate) struct Kept {
+    pub(crate) keeper: Keeper,
     /// What its channels have their epochs from.
-    number: u64,
+    pub(crate) number: u64,
     /// As `floor` of the hub, for channels on disk.
-    floor: u64,
+    pub(crate) floor: u64,
 }
 
 /// An event that is on disk, with the channel's number, running total and size of state there.
@@ -107,18 +114,14 @@ impl Hub {
     pub(crate) fn new(
         settings: Arc<Settings>,
         inboxes: Vec<Arc<Inbox>>,
-        durable: Option<(Arc<Disk>, Totals)>,
+        durable: Option<Kept>,
         clock: Clock,
     ) -> Self {
         let hasher = RandomState::new();
         Self {
             // The keys of a RandomState are random; what they make of a constant is too.
             memory_number: hasher.hash_one("the number of this log"),
-            durable: durable.map(|(disk, totals)| Durable {
-                disk,
-                number: totals.log_number,
-                floor: totals.floor,
-            }),
+            durable,
             settings,
             stripes: (0..STRIPES).map(|_| Mutex::default()).collect(),
             hasher,
@@ -127,6 +130,7 @@ impl Hub {
             history_bytes: AtomicUsize::new(0),
             relieved: AtomicUsize::new(0),
             swept: AtomicUsize::new(0),
+            numbers: AtomicU64::new(1),
             floor: AtomicU64::new(0),
             clock,
             history: History::default(),
@@ -138,9 +142,27 @@ impl Hub {
         self.settings.policy_of(channel)
     }
 
-    /// The log on disk, if the channel's is there.
-    fn durable_of(&self, policy: &Policy) -> Option<&Durable> {
-        self.durable.as_ref().filter(|_| policy.durability == Durability::Disk)
+    /// What keeps the logs of channels with this policy, if they are not in memory.
+    fn durable_of(&self, policy: &Policy) -> Option<&Kept> {
+        self.durable.as_ref().filter(|durable| durable.keeper.keeps(policy))
+    }
+
+    /// What keeps the logs of channels with this policy.
+    pub(crate) fn keeper_of(&self, policy: &Policy) -> Option<&Keeper> {
+        self.durable_of(policy).map(|durable| &durable.keeper)
+    }
+
+    /// What keeps logs, if all of them are not in memory.
+    pub(crate) fn keeper(&self) -> Option<&Keeper> {
+        self.durable.as_ref().map(|durable| &durable.keeper)
+    }
+
+    /// What must follow a channel before it can be read here.
+    pub(crate) fn backplane_of(&self, name: &str) -> Option<&Arc<Backplane>> {
+        match self.keeper_of(self.policy_of(name)) {
+            Some(Keeper::Backplane(backplane)) => Some(backplane),
+            _ => None,
+        }
     }
 
     /// The epoch of a channel's ids.
@@ -155,12 +177,12 @@ impl Hub {
     /// If what is on disk cannot be read.
     pub fn find(&self, name: &ChannelName) -> Result<Option<Arc<Channel>>, Problem> {
         let mut stripe = lock(self.stripe(name.as_str()));
-        if let Some(channel) = stripe.get(name.as_str()) {
-            return Ok(Some(Arc::clone(channel)));
+        if let Some(channel) = self.known(&stripe, name) {
+            return Ok(Some(channel));
         }
         let policy = self.policy_of(name.as_str());
         let Some(durable) = self.durable_of(policy) else { return Ok(None) };
-        match stored(durable, name)? {
+        match durable.stored(name)? {
             None => Ok(None),
             Some(stored) => self.insert(&mut stripe, name, policy, Some((durable, Ok(stored)))).map(Some),
         }
@@ -193,13 +215,13 @@ impl Hub {
     /// `history_full` when there are too many; or if what is on disk cannot be read.
     pub fn open(&self, name: &ChannelName) -> Result<Arc<Channel>, Problem> {
         let mut stripe = lock(self.stripe(name.as_str()));
-        if let Some(channel) = stripe.get(name.as_str()) {
-            return Ok(Arc::clone(channel));
+        if let Some(channel) = self.known(&stripe, name) {
+            return Ok(channel);
         }
         let policy = self.policy_of(name.as_str());
         let durable = match self.durable_of(policy) {
             // The stripe stays locked, or somebody might append to the channel between look and insertion.
-            Some(durable) => Some((durable, stored(durable, name)?.ok_or(durable.floor))),
+            Some(durable) => Some((durable, durable.stored(name)?.ok_or(durable.floor))),
             None => None,
         };
         self.insert(&mut stripe, name, policy, durable)
@@ -210,24 +232,38 @@ impl Hub {
         stripe: &mut HashMap<ChannelName, Arc<Channel>>,
         name: &ChannelName,
         policy: &Arc<Policy>,
-        durable: Option<(&Durable, Result<StoredChannel, u64>)>,
+        durable: Option<(&Kept, Result<StoredChannel, u64>)>,
     ) -> Result<Arc<Channel>, Problem> {
+        self.count_channel()?;
+        let (epoch, policy) = (self.epoch(name.as_str()), Arc::clone(policy));
+        let channel = Arc::new(match durable {
+            None => Channel::in_memory(name.clone(), epoch, policy, self.floor.load(Ordering::Acquire)),
+            Some((durable, stored)) => {
+                Channel::on_disk(name.clone(), epoch, policy, durable.keeper.clone(), stored)
+            }
+        });
+        self.account(0, lock(&channel.state).log.bytes());
+        stripe.insert(name.clone(), Arc::clone(&channel));
+        Ok(channel)
+    }
+
+    /// One more.
+    fn count_channel(&self) -> Result<(), Problem> {
         if self.channels.fetch_add(1, Ordering::Relaxed) >= self.limits().channels {
             self.channels.fetch_sub(1, Ordering::Relaxed);
             let detail = "the server holds as many channels as it may; raise limits.channels, or wait until \
                           idle ones expire";
             return Err(Problem::new(Code::HistoryFull, detail));
         }
-        let (epoch, policy) = (self.epoch(name.as_str()), Arc::clone(policy));
-        let channel = Arc::new(match durable {
-            None => Channel::in_memory(name.clone(), epoch, policy, self.floor.load(Ordering::Acquire)),
-            Some((durable, stored)) => {
-                Channel::on_disk(name.clone(), epoch, policy, Arc::clone(&durable.disk), stored)
-            }
-        });
-        self.account(0, lock(&channel.state).log.bytes());
-        stripe.insert(name.clone(), Arc::clone(&channel));
-        Ok(channel)
+        Ok(())
+    }
+
+    fn known(&self, stripe: &HashMap<ChannelName, Arc<Channel>>, name: &ChannelName) -> Option<Arc<Channel>> {
+        let channel = stripe.get(name.as_str())?;
+        if channel.is_shared() {
+            channel.touch(self.clock.now_ms());
+        }
+        Some(Arc::clone(channel))
     }
 
     /// Appends an event and tells the shards that want it. Where the log is on disk, this only sets out to: the
@@ -244,10 +280,16 @@ impl Hub {
         trace: Option<&Arc<Trace>>,
         waiter: impl FnOnce() -> Option<Waiter>,
     ) -> Result<Option<Published>, Problem> {
+        if let Some(backplane) = self.backplane_of(name.as_str()) {
+            let policy = Arc::clone(self.policy_of(name.as_str()));
+            let trace = trace.map(|trace| (Arc::clone(trace), trace.now_us()));
+            backplane.publish(name, policy, new, trace, waiter)?;
+            return Ok(None);
+        }
         loop {
             let channel = self.open(name)?;
-            if let Some(durable) = self.durable.as_ref().filter(|_| channel.is_on_disk()) {
-                if let Some(failure) = durable.disk.failure() {
+            if let Some(disk) = self.disk().filter(|_| channel.is_on_disk()) {
+                if let Some(failure) = disk.failure() {
                     return Err(failure.problem());
                 }
                 if !channel.begin_submission() {
@@ -255,7 +297,7 @@ impl Hub {
                 }
                 let trace = trace.map(|trace| (Arc::clone(trace), trace.now_us()));
                 let submission = Submission { channel, new, waiter: waiter(), trace };
-                durable.disk.commits.push(Order::Publish(submission));
+                disk.commits.push(Order::Publish(submission));
                 return Ok(None);
             }
             let mut state = lock(&channel.state);
@@ -311,17 +353,20 @@ impl Hub {
         name: &ChannelName,
         waiter: impl FnOnce() -> Waiter,
     ) -> Result<bool, Problem> {
+        if let Some(backplane) = self.backplane_of(name.as_str()) {
+            return backplane.delete(name, waiter).map(|()| false);
+        }
         loop {
             let Some(channel) = self.find(name)? else { return Ok(true) };
-            let Some(durable) = self.durable.as_ref().filter(|_| channel.is_on_disk()) else {
+            let Some(disk) = self.disk().filter(|_| channel.is_on_disk()) else {
                 self.clear_log(&channel);
                 return Ok(true);
             };
-            if let Some(failure) = durable.disk.failure() {
+            if let Some(failure) = disk.failure() {
                 return Err(failure.problem());
             }
             if channel.begin_submission() {
-                durable.disk.commits.push(Order::Delete { channel, waiter: waiter() });
+                disk.commits.push(Order::Delete { channel, waiter: waiter() });
                 return Ok(false);
             }
         }
@@ -342,7 +387,10 @@ impl Hub {
 
     /// The log on disk, if there is one.
     pub(crate) fn disk(&self) -> Option<&Arc<Disk>> {
-        self.durable.as_ref().map(|durable| &durable.disk)
+        match self.keeper() {
+            Some(Keeper::Disk(disk)) => Some(disk),
+            _ => None,
+        }
     }
 
     pub(crate) fn clock(&self) -> Clock {
@@ -372,12 +420,20 @@ impl Hub {
     }
 }
 
-fn stored(durable: &Durable, name: &ChannelName) -> Result<Option<StoredChannel>, Problem> {
-    let stored = durable.disk.store().and_then(|store| store.channel(name.as_str()));
-    stored.map_err(|error| {
-        eprintln!("tidewire: the channel {name} cannot be read: {error}");
-        error.problem()
-    })
+impl Kept {
+    /// What is known of a channel that is not in memory.
+    fn stored(&self, name: &ChannelName) -> Result<Option<StoredChannel>, Problem> {
+        let Keeper::Disk(disk) = &self.keeper else {
+            // Whoever reads has it followed first; that takes longer than an idle one stays.
+            let detail = "the channel was let go of at this moment; try again";
+            return Err(Problem::new(Code::Unavailable, detail));
+        };
+        let stored = disk.store().and_then(|store| store.channel(name.as_str()));
+        stored.map_err(|error| {
+            eprintln!("tidewire: the channel {name} cannot be read: {error}");
+            error.problem()
+        })
+    }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -9,8 +9,9 @@ use super::page::Page;
 use super::{Counter, LIMITS, QUEUES, SLOW, ShardCounters, TRANSPORTS, Transport, process};
 use crate::access::Access;
 use crate::access::callback::Callback;
+use crate::backplane::Backplane;
 use crate::clock::wall_clock;
-use crate::hub::Hub;
+use crate::hub::{Hub, Keeper};
 use crate::listener::REFUSALS;
 use crate::server::Gauges;
 
@@ -107,7 +108,7 @@ fn refusals(page: &mut Page, gauges: &Gauges) {
     let mut family =
         page.counter("tidewire_refused_total", "Requests and messages refused, by their error's code.");
     for code in Code::ALL {
-        family.at("code", code.as_str(), sum(gauges, |shard| &shard.refused[code as usize]));
+        family.at("code", code.as_str(), sum(gauges, |shard| &shard.refused.0[code as usize]));
     }
     let mut family =
         page.counter("tidewire_limited_total", "Requests and messages refused, by the limit they reached.");
@@ -159,6 +160,9 @@ fn history(page: &mut Page, hub: &Hub) {
         .is(held_bytes);
     page.gauge("tidewire_history_memory_limit_bytes", "The most data of events in memory.")
         .is(hub.limits().history_bytes);
+    if let Some(Keeper::Backplane(backplane)) = hub.keeper() {
+        return at_backplane(page, backplane);
+    }
     let Some(disk) = hub.disk() else { return };
     page.gauge("tidewire_disk_bytes", "Size of the log's files.").is(disk.bytes.load(Ordering::Relaxed));
     page.gauge("tidewire_disk_failed", "1 while the disk takes nothing, else 0.")
@@ -169,6 +173,23 @@ fn history(page: &mut Page, hub: &Hub) {
         "tidewire_disk_commit_seconds",
         "How long a commit took, its sync included.",
         std::iter::once(&disk.commits.duration),
+    );
+}
+
+fn at_backplane(page: &mut Page, backplane: &Backplane) {
+    let mut family = page.gauge("tidewire_backplane_away", "1 while this broker is away, else 0.");
+    for (server, health) in backplane.health().enumerate() {
+        family.at("server", server, u8::from(health.is_away));
+    }
+    let mut family = page
+        .gauge("tidewire_backplane_waiting_bytes", "Bytes of publishes that this broker has yet to answer.");
+    for (server, health) in backplane.health().enumerate() {
+        family.at("server", server, health.waiting_bytes);
+    }
+    page.histogram(
+        "tidewire_backplane_answer_seconds",
+        "How long the brokers took to answer for publishes, those sent as one counted once.",
+        backplane.health().map(|health| health.answers),
     );
 }
 

@@ -130,10 +130,20 @@ pub(crate) struct ShardCounters {
     pub(crate) gaps: Counter,
     slow: [Counter; 3],
     pub(crate) silent: Counter,
-    refused: [Counter; Code::ALL.len()],
+    refused: PerCode,
     limited: [Counter; LIMITS.len()],
     pub(crate) busy_us: Counter,
     pub(crate) survey: Survey,
+}
+
+/// A count for each code.
+#[derive(Debug)]
+struct PerCode([Counter; Code::ALL.len()]);
+
+impl Default for PerCode {
+    fn default() -> Self {
+        Self(std::array::from_fn(|_| Counter::default()))
+    }
 }
 
 /// What a shard knows only by looking, as of its last look.
@@ -167,7 +177,7 @@ impl ShardCounters {
 
     /// As [`Self::note_refused`] for what has no more to say than its code.
     pub(crate) fn note_code(&self, code: Code) {
-        self.refused[code as usize].add(1);
+        self.refused.0[code as usize].add(1);
     }
 
     pub(crate) fn open(&self, transport: Transport) {

@@ -36,7 +36,7 @@ pub(crate) fn statistics(sources: Sources<'_>, now_us: u64, seen: &mut Seen) -> 
         .collect();
     let refused: Map<String, Value> = Code::ALL
         .iter()
-        .map(|code| (code.as_str().to_owned(), sum(&|shard| &shard.refused[*code as usize])))
+        .map(|code| (code.as_str().to_owned(), sum(&|shard| &shard.refused.0[*code as usize])))
         .filter(|(_, count)| *count > 0)
         .map(|(code, count)| (code, count.into()))
         .collect();

@@ -31,6 +31,7 @@ pub(super) struct Channels {
 struct Base<'b> {
     limits: &'b Limits,
     has_disk: bool,
+    has_backplane: bool,
     authenticates: bool,
     /// What is said for all channels.
     idempotency_keys: Option<usize>,
@@ -44,9 +45,10 @@ impl Channels {
         authenticates: bool,
         checks: &mut Checks<'_>,
     ) -> Self {
-        let has_disk = !checks.sources.flags.memory;
+        let has_backplane = root.text("backplane").is_some();
+        let has_disk = !checks.sources.flags.memory && !has_backplane;
         let idempotency_keys = said_count(root.table("history"), "idempotency_keys");
-        let base = Base { limits, has_disk, authenticates, idempotency_keys };
+        let base = Base { limits, has_disk, has_backplane, authenticates, idempotency_keys };
         let otherwise = base.otherwise(root, checks);
         let mut by_pattern: Vec<(Pattern, Arc<Rule>)> = Vec::new();
         for table in root.many("channels") {
@@ -79,6 +81,7 @@ impl Channels {
             Durability::Disk => "disk",
             Durability::Memory => "memory",
             Durability::None => "none",
+            Durability::Backplane => "backplane",
         };
         root.settle("durability", Data::Text(durability.to_owned()));
         for (name, value) in [("bytes", retention.bytes), ("idempotency_keys", retention.idempotency_keys)] {
@@ -128,7 +131,11 @@ fn said_count(table: &Table, name: &str) -> Option<usize> {
 impl Base<'_> {
     /// What holds where no pattern fits.
     fn otherwise(&self, root: &Table, checks: &mut Checks<'_>) -> Rule {
-        let by_default = if self.has_disk { Durability::Disk } else { Durability::Memory };
+        let by_default = match (self.has_backplane, self.has_disk) {
+            (true, _) => Durability::Backplane,
+            (false, true) => Durability::Disk,
+            (false, false) => Durability::Memory,
+        };
         let durability = self.durability(root, checks).unwrap_or(by_default);
         let state = state(root).unwrap_or_default();
         let retention = self.retention(root.table("history"), &Retention::default(), durability, checks);
@@ -174,9 +181,21 @@ impl Base<'_> {
     }
 
     fn durability(&self, table: &Table, checks: &mut Checks<'_>) -> Option<Durability> {
-        let values = [Durability::Disk, Durability::Memory, Durability::None];
+        let values = [Durability::Disk, Durability::Memory, Durability::None, Durability::Backplane];
         let chosen = choice(table, "durability", DURABILITY, &values)?;
-        if chosen == Durability::Disk && !self.has_disk {
+        if self.has_backplane && matches!(chosen, Durability::Disk | Durability::Memory) {
+            checks.wrong(
+                table,
+                "durability",
+                "must be \"backplane\" or \"none\" where there is a backplane: all servers share each channel",
+            );
+        } else if chosen == Durability::Backplane && !self.has_backplane {
+            checks.wrong(
+                table,
+                "durability",
+                "= \"backplane\" cannot be without one; say where it is: backplane = \"redis://HOST:PORT\"",
+            );
+        } else if chosen == Durability::Disk && !self.has_disk {
             checks.wrong(
                 table,
                 "durability",

@@ -4,6 +4,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use crate::access::pattern::Pattern;
+use crate::backplane::Target;
 
 /// What a text must look like.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,6 +21,8 @@ pub(super) enum Form {
     Token,
     /// An `http` or `https` URL.
     Url,
+    /// The URLs of brokers, with commas between them. They may hold passwords.
+    Brokers,
     /// An origin of web pages.
     Origin,
     /// An address, or a network as address and prefix length.
@@ -40,6 +43,9 @@ impl Form {
             Self::Pattern => "a channel's name or pattern as in \"chat:*\"",
             Self::Token => "a name of letters, digits and any of !#$%&'*+-.^_`|~",
             Self::Url => "a URL that begins with http:// or https://",
+            Self::Brokers => {
+                "a URL as in \"redis://127.0.0.1:6379\" (or rediss:// for TLS), or several with commas between them"
+            }
             Self::Origin => {
                 "an origin as in \"https://app.example\", \"https://*.example\", \"null\" or \"*\""
             }
@@ -53,7 +59,7 @@ impl Form {
     pub(super) fn check(self, text: &str) -> Result<(), String> {
         let wrong = || {
             // A URL may hold a password, and the secret itself may be where the name of its variable belongs.
-            if matches!(self, Self::Url | Self::Variable) {
+            if matches!(self, Self::Url | Self::Variable | Self::Brokers) {
                 return format!("is not {}", self.noun());
             }
             format!("= {text:?} is not {}", self.noun())
@@ -65,6 +71,7 @@ impl Form {
             Self::Pattern => return Pattern::parse(text).map(drop).map_err(|why| format!("= {why}")),
             Self::Token => !text.is_empty() && text.bytes().all(is_token_byte),
             Self::Url => return url(text).map(drop).map_err(|why| format!("{}: {why}", wrong())),
+            Self::Brokers => return brokers(text).map(drop).map_err(|why| format!("{}: {why}", wrong())),
             Self::Origin => return origin(text).map(drop).map_err(|why| format!("{}: {why}", wrong())),
             Self::Network => return network(text).map(drop).map_err(|why| format!("{}: {why}", wrong())),
             Self::Domain => return domain(text).map_err(|why| format!("{}: {why}", wrong())),
@@ -111,6 +118,22 @@ pub(super) fn url(text: &str) -> Result<Url<'_>, String> {
     }
     let (host, _) = host_and_port(authority)?;
     Ok(Url { https, host })
+}
+
+/// The brokers of a list of URLs.
+pub(super) fn brokers(text: &str) -> Result<Vec<String>, String> {
+    let mut urls: Vec<String> = Vec::new();
+    for url in text.split(',').map(str::trim) {
+        if !(url.starts_with("redis://") || url.starts_with("rediss://")) {
+            return Err("a part of it has another scheme, or none".to_owned());
+        }
+        Target::parse(url, 0, std::time::Duration::ZERO).map_err(|error| error.to_string())?;
+        if urls.iter().any(|other| other == url) {
+            return Err("it names one broker twice".to_owned());
+        }
+        urls.push(url.to_owned());
+    }
+    Ok(urls)
 }
 
 /// An authority's host (IPv6 in brackets) and port.

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use anyhow::Context;
 use tidewire_core::limits::Limits;
 
+use super::forms;
 use super::log::{LogFormat, LogLevel, LogSettings};
 use super::mistakes::{Mistakes, Origin};
 use super::options::{LOG_LEVEL, ROOT};
@@ -17,6 +18,7 @@ use super::source::{self, Body, Raw};
 use super::values::{Data, Table};
 use super::{Flags, Settings, access, channels, tls};
 use crate::access::settings::Secret;
+use crate::backplane::BackplaneSettings;
 use crate::traces::TraceSettings;
 
 /// The largest configuration, secret or schema that is read.
@@ -128,6 +130,11 @@ fn settings(root: &mut Table, checks: &mut Checks<'_>) -> Settings {
     }
     let data = checks.sources.flags.data.clone().or_else(|| checks.path(root, "data"));
     let data = data.filter(|_| !checks.sources.flags.memory);
+    let backplane = root.text("backplane").and_then(|text| forms::brokers(text).ok());
+    let backplane = backplane.map(|urls| BackplaneSettings { urls });
+    // Several servers may be started in one directory.
+    let is_said = root.is_said("data") || checks.sources.flags.data.is_some();
+    let data = data.filter(|_| backplane.is_none() || is_said);
     let tls = tls::tls(root.table("tls"), listen, data.as_deref(), checks);
     let bounds = root.table("limits");
     let limits = Limits::by_name(|name| bounds.number(name));
@@ -143,6 +150,7 @@ fn settings(root: &mut Table, checks: &mut Checks<'_>) -> Settings {
         may_leave_loopback: authenticates || checks.sources.flags.insecure,
         h2c: root.truth("h2c"),
         data,
+        backplane,
         limits,
         warnings: Vec::new(),
         access: Arc::new(access),

@@ -30,6 +30,7 @@ use tidewire_core::limits::{Limits, Policy};
 use crate::access::identity::ChannelAccess;
 use crate::access::pattern::{Fit, Pattern};
 use crate::access::settings::{AccessSettings, Allowed, ChannelRights};
+use crate::backplane::BackplaneSettings;
 use crate::certificates::CertificateFiles;
 use crate::schema::Schema;
 use crate::traces::TraceSettings;
@@ -54,6 +55,8 @@ pub struct Settings {
     pub(crate) h2c: bool,
     /// Where the log on disk is. `None` keeps everything in memory.
     pub data: Option<PathBuf>,
+    /// The brokers that are shared with other servers.
+    pub backplane: Option<BackplaneSettings>,
     /// All bounds.
     pub limits: Limits,
     /// What can be used, and should be known all the same: a line each.

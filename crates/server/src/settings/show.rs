@@ -77,6 +77,10 @@ fn written(entry: &Entry, value: &Value) -> String {
         Data::Truth(truth) => truth.to_string(),
         Data::Number(number) => number.to_string(),
         Data::Text(text) => match (entry.kind, text.split_once('?')) {
+            (Kind::Text(Form::Brokers), _) => {
+                let shown = text.split(',').map(|url| crate::backplane::shown(url.trim()));
+                quoted(&shown.collect::<Vec<_>>().join(","))
+            }
             (Kind::Text(Form::Url), Some((before, _))) => quoted(&format!("{before}?[secret]")),
             _ => quoted(text),
         },

@@ -17,7 +17,7 @@ use crate::access::identity::Identity;
 use crate::clock::wall_clock;
 use crate::http::answer::Exchange;
 use crate::hub::{Channel, Published};
-use crate::store::commit::{Completion, Done, Order, Waiter};
+use crate::store::commit::{Completion, Done, Waiter};
 use crate::traces::{Said, Trace};
 
 /// While so many bytes wait to be written, those who publish more are not read.
@@ -129,8 +129,8 @@ impl Shard {
         let serial = self.connections[id as usize].serial;
         self.connections[id as usize].finishing |= !exchange.keep_alive;
         let waiter = wait(&mut self.awaited, self.index, id, serial, Answer::Http(exchange), None);
-        if let Some(disk) = self.hub.disk() {
-            disk.commits.push(Order::Refuse { waiter, problem });
+        if let Some(keeper) = self.hub.keeper() {
+            keeper.refuse(waiter, problem);
         }
         self.note_owed(id);
     }
@@ -153,7 +153,7 @@ impl Shard {
     fn note_owed(&mut self, id: u32) {
         let connection = &mut self.connections[id as usize];
         connection.owed += 1;
-        let is_behind = self.hub.disk().is_some_and(|disk| disk.commits.bytes() > COMMIT_BACKLOG_BYTES);
+        let is_behind = self.hub.keeper().is_some_and(|keeper| keeper.waiting_bytes() > COMMIT_BACKLOG_BYTES);
         if is_behind && !std::mem::replace(&mut connection.paused, true) {
             self.paused.push((id, PausedBy::Disk));
         }
@@ -179,7 +179,7 @@ impl Shard {
             let waits = match &self.paused[index].1 {
                 PausedBy::Fanout(channel) => channel.backlog() > low,
                 PausedBy::Disk => {
-                    self.hub.disk().is_some_and(|disk| disk.commits.bytes() > COMMIT_BACKLOG_BYTES / 2)
+                    self.hub.keeper().is_some_and(|keeper| keeper.waiting_bytes() > COMMIT_BACKLOG_BYTES / 2)
                 }
             };
             if waits {
@@ -201,9 +201,9 @@ impl Shard {
             let Awaited { connection: id, serial, answer, trace } = self.awaited.remove(ticket as usize);
             if let (Some(trace), Some(channel)) = (&trace, &channel) {
                 match &outcome {
-                    Ok(Done::Published(published)) => end_trace(trace, channel.name(), Ok(published)),
+                    Ok(Done::Published(published)) => end_trace(trace, channel, Ok(published)),
                     Ok(Done::Deleted) => {}
-                    Err(problem) => end_trace(trace, channel.name(), Err(problem)),
+                    Err(problem) => end_trace(trace, channel, Err(problem)),
                 }
             }
             match &outcome {
@@ -222,9 +222,9 @@ impl Shard {
             answering = Some(id);
             if let (Ok(Done::Published(published)), Some(channel)) = (&outcome, &channel) {
                 connection.record.add_published();
-                self.pause_if_ahead(id, published, channel.name());
+                self.pause_if_ahead(id, published, channel);
             }
-            self.push_published(id, answer, channel.as_deref().map(Channel::name), outcome);
+            self.push_published(id, answer, channel.as_ref(), outcome);
         }
         self.send_answers(answering);
     }

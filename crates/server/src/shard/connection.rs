@@ -88,6 +88,10 @@ pub(super) struct Decisions {
     pub(super) identified: Option<Identified>,
     /// What the application said.
     pub(super) verdicts: Vec<(Key, Verdict)>,
+    /// Why a channel cannot be read here.
+    pub(super) unreachable: Option<Problem>,
+    /// The backplane was asked for what the connection knows and this node does not.
+    pub(super) asked_again: bool,
     /// The page of the channels that it asked for.
     pub(super) listed: Option<Result<Listed, Problem>>,
 }

@@ -2,7 +2,7 @@
 //!
 //! Bounded by what may be told: one `Dirty` per channel and shard until the shard looks, one
 //! `Connection` per accepted socket (which `limits.connections` bounds), one answer per order to the disk, one
-//! decision per channel that a request names, one `Survey` or `Listed` per request that asks for one, one `Look` a
+//! decision or `Followed` per channel that a request names, one `Survey` or `Listed` per request that asks for one, one `Look` a
 //! second, one `Stop`.
 
 use std::sync::Mutex;
@@ -36,6 +36,15 @@ pub(crate) enum Message {
         serial: u32,
         /// What the application said, if it was asked.
         verdict: Option<(Key, Verdict)>,
+    },
+    /// A channel that a connection wanted is followed from now on, or cannot be.
+    Followed {
+        /// The connection.
+        connection: u32,
+        /// Tells it from a later one of the same number.
+        serial: u32,
+        /// Why it cannot be.
+        outcome: Result<(), Problem>,
     },
     /// The application ends a stream.
     Expel {

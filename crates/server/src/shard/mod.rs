@@ -10,6 +10,7 @@ mod commits;
 mod connection;
 mod event_stream;
 mod fanout;
+mod follow;
 mod http2;
 mod inbox;
 mod leases;
@@ -311,6 +312,9 @@ impl Shard {
             Message::Committed(completions) => self.handle_committed(completions),
             Message::Decided { connection, serial, verdict } => {
                 self.handle_decided(connection, serial, verdict);
+            }
+            Message::Followed { connection, serial, outcome } => {
+                self.handle_followed(connection, serial, outcome);
             }
             Message::Expel { connection, serial, why } => self.handle_expulsion(connection, serial, why),
             Message::Loaded(loaded) => self.handle_loaded(loaded),

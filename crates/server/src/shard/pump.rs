@@ -5,12 +5,14 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use tidewire_core::EventId;
+use tidewire_core::cursor::Start;
 use tidewire_core::wire::message::server;
 use tidewire_core::wire::{Form, poll, sse};
 
 use super::Shard;
 use super::channels::{Bytewise, Member};
 use super::connection::{Protocol, Written};
+use super::snapshots::WAITS;
 use crate::http::read::{Missing, Reader, gather, joined_cursor};
 use crate::hub::Unread;
 use crate::metrics::Slow;
@@ -117,17 +119,28 @@ impl Shard {
                 End::Group => local.joinable(),
                 End::Head => local.channel.head(),
             };
+            if local.channel.is_lost(subscription.cursor) && subscription.cursor != WAITS {
+                if form.is_raw() {
+                    return Err(Evicted); // it has no place for a gap
+                }
+                self.skip(id, slot, form, None);
+                return Ok(true);
+            }
             if subscription.cursor >= end {
                 continue;
             }
             if local.channel.is_beyond_catching_up(subscription.cursor) {
-                self.skip(id, slot, form, end);
+                self.skip(id, slot, form, Some(end));
                 continue;
             }
             self.events.clear();
             let room = budget - self.out.len();
             match local.channel.read(subscription.cursor, usize::MAX, room, &mut self.events) {
                 Ok(_) => {}
+                Err(Unread::Evicted) if local.channel.is_shared() && !form.is_raw() => {
+                    self.skip(id, slot, form, None);
+                    return Ok(true);
+                }
                 Err(Unread::Evicted) => return Err(Evicted),
                 Err(Unread::OnDisk) => {
                     let channel = Arc::clone(&local.channel);
@@ -154,21 +167,28 @@ impl Shard {
         Ok(false)
     }
 
-    /// Moves a subscription of a channel that keeps nothing to where the others are: what it missed has had its
-    /// time. It is told of the gap where its transport has a place for that.
-    fn skip(&mut self, id: u32, slot: u32, form: Form, to: u64) {
+    /// Moves a subscription to where the others are, of a channel that keeps nothing: what it missed has had its time;
+    /// or, of one whose broker has lost what comes next, to where it goes on. It is told of the gap where its
+    /// transport has a place for that.
+    fn skip(&mut self, id: u32, slot: u32, form: Form, to: Option<u64>) {
         let subscription = &mut self.connections[id as usize].subscriptions[slot as usize];
         let channel = Arc::clone(&self.channels[subscription.channel as usize].channel);
+        let (to, resumed_from) = match to {
+            Some(to) => (to, channel.id(to)),
+            None => {
+                let located = channel.locate(Start::After(subscription.cursor));
+                (located.position.after, located.resumed_from)
+            }
+        };
         if form.is_raw() {
             subscription.cursor = to;
             return;
         }
-        let (requested, resumed_from) =
-            (channel.id(subscription.cursor).to_string(), channel.id(to).to_string());
-        let gap = poll::gap(&[channel.name().as_str()], false, &requested, &resumed_from);
+        let requested = channel.id(subscription.cursor).to_string();
+        let gap = poll::gap(&[channel.name().as_str()], false, &requested, &resumed_from.to_string());
         let start = self.out.len();
         match form {
-            Form::EventStream => sse::gap(&mut self.out, &gap, &resumed_from),
+            Form::EventStream => sse::gap(&mut self.out, &gap, &channel.id(to).to_string()),
             _ => self.push_text(&server::gap(&gap)),
         }
         self.marks.push(Mark { start, end: self.out.len(), slot, offset: to, frame: None, is_gap: true });
@@ -184,14 +204,18 @@ impl Shard {
             let mut position = channel.id(subscription.cursor);
             if channel.is_beyond_catching_up(subscription.cursor) {
                 position = channel.id(channel.head());
-                skipped.push((slot, Arc::clone(channel), subscription.cursor));
+                skipped.push((slot, Arc::clone(channel), subscription.cursor, position));
+            } else if channel.is_lost(subscription.cursor) {
+                let located = channel.locate(Start::After(subscription.cursor));
+                position = channel.id(located.position.after);
+                skipped.push((slot, Arc::clone(channel), subscription.cursor, located.resumed_from));
             }
             positions.push(position);
         }
         let cursor = joined_cursor(&positions);
-        for (slot, channel, after) in skipped {
+        for (slot, channel, after, resumed_from) in skipped {
             let (to, requested) = (positions[slot], channel.id(after).to_string());
-            let gap = poll::gap(&[channel.name().as_str()], true, &requested, &to.to_string());
+            let gap = poll::gap(&[channel.name().as_str()], true, &requested, &resumed_from.to_string());
             let (start, offset) = (self.out.len(), to.offset);
             sse::gap(&mut self.out, &gap, &cursor);
             let (end, slot) = (self.out.len(), slot as u32);

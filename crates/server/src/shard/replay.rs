@@ -40,7 +40,7 @@ impl Shard {
     /// Has events read from disk, after which the connection gets a turn. It waits for one read at a time.
     pub(super) fn load(&mut self, id: u32, channel: Arc<Channel>, after: u64) {
         let connection = &mut self.connections[id as usize];
-        let Some(disk) = self.hub.disk() else { return };
+        let Some(keeper) = self.hub.keeper() else { return };
         if !std::mem::replace(&mut connection.loading, true) {
             let amount = match &connection.protocol {
                 Protocol::LongPoll(poll) => {
@@ -50,7 +50,7 @@ impl Shard {
             };
             let (shard, serial) = (self.index, connection.serial);
             let what = What::Events { after, amount };
-            disk.loads.push(Load { channel, what, shard, connection: id, serial });
+            keeper.load(Load { channel, what, shard, connection: id, serial });
         }
     }
 

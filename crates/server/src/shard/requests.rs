@@ -10,7 +10,7 @@ use super::Shard;
 use super::connection::{Goodbye, Protocol};
 use super::listing::Listing;
 use super::long_poll::Reply;
-use super::visitors::Visit;
+use super::visitors::{Held, Visit};
 use super::watch::announced;
 use crate::access::identity::Action;
 use crate::access::{Who, origin};
@@ -24,7 +24,16 @@ impl Shard {
     /// Acts on a request; `rest` is what follows its head. False if it must wait, and is to be looked at again.
     pub(super) fn handle_request(&mut self, id: u32, request: &Request<'_, '_>, rest: &mut &[u8]) -> bool {
         let mut route = Route::of(request.path);
-        let Some(Visit { who, cors }) = self.visit(id, request, route.as_ref().ok()) else { return false };
+        let Some(Visit { mut who, cors }) = self.visit(id, request, route.as_ref().ok()) else {
+            return false;
+        };
+        if let (Ok(route), Ok(known)) = (&route, &who) {
+            match self.follow_for_request(id, request, route, &known.clone()) {
+                Ok(()) => {}
+                Err(Held::Waits) => return false,
+                Err(Held::Refused(problem)) => who = Err(problem),
+            }
+        }
         if matches!(route, Ok(Route::Metrics)) && !self.is_surveyed(id) {
             return false;
         }

@@ -17,7 +17,7 @@ use crate::hub::{Channel, Snapshot};
 use crate::store::load::{Load, What};
 
 /// The cursor of a subscription that waits for its snapshot: it is beyond all events, so none is delivered.
-const WAITS: u64 = u64::MAX;
+pub(super) const WAITS: u64 = u64::MAX;
 
 /// A request whose answer is being read from disk.
 #[derive(Debug)]
@@ -87,10 +87,11 @@ impl Shard {
     }
 
     fn load_state(&mut self, id: u32, channel: Arc<Channel>, message_id: MessageId<'_>) {
-        let Some(disk) = self.hub.disk() else { return };
+        let Some(keeper) = self.hub.keeper() else { return };
         let (shard, serial) = (self.index, self.connections[id as usize].serial);
-        let what = What::State { note: message_id.map(Into::into) };
-        disk.loads.push(Load { channel, what, shard, connection: id, serial });
+        let may_wait = !matches!(self.connections[id as usize].protocol, Protocol::Snapshot(_));
+        let what = What::State { note: message_id.map(Into::into), may_wait };
+        keeper.load(Load { channel, what, shard, connection: id, serial });
     }
 
     /// A state is read from disk.

@@ -3,7 +3,7 @@
 
 use tidewire_core::http1::{HeadLimits, Method, Parsed, Request, header_space, parse_request};
 
-use tidewire_core::limits::Durability;
+use crate::hub::Keeper;
 use tidewire_core::websocket::CloseCode;
 
 use super::connection::{Goodbye, Protocol};
@@ -229,7 +229,8 @@ impl Shard {
         let is_publish = request.method == Method::Post && !request.expects_continue;
         match Route::of(request.path) {
             Ok(Route::ChannelEvents(channel)) if is_publish => {
-                self.hub.policy_of(channel.as_str()).durability == Durability::Disk
+                let keeper = self.hub.keeper_of(self.hub.policy_of(channel.as_str()));
+                keeper.is_some_and(Keeper::answers_in_order)
             }
             _ => false,
         }

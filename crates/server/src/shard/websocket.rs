@@ -355,6 +355,7 @@ impl Shard {
         }
         check_count(self.connections[id as usize].subscriptions.len(), &self.settings.limits)?;
         self.ask_about_message(id, Action::Subscribe, name)?;
+        self.follow_channels(id, std::slice::from_ref(name), since.as_ref(), snapshot)?;
         let slot = self.subscribe(id, name)?;
         if snapshot {
             self.begin_with_snapshot(id, slot, message_id);

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
-use tidewire_core::{NewEvent, Problem, Timestamp};
+use tidewire_core::{ChannelName, NewEvent, Problem, Timestamp};
 
 use super::draft::{Draft, Outcome};
 use super::remains::Remains;
@@ -72,7 +72,7 @@ pub(crate) struct Waiter {
 pub(crate) struct Completion {
     pub(crate) ticket: u32,
     /// Whose event it was.
-    pub(crate) channel: Option<Arc<Channel>>,
+    pub(crate) channel: Option<ChannelName>,
     pub(crate) outcome: Result<Done, Problem>,
 }
 
@@ -260,7 +260,8 @@ impl Committer {
                     };
                     channel.end_submission();
                     if let Some(Waiter { shard, ticket }) = waiter {
-                        let completion = Completion { ticket, channel: Some(channel), outcome };
+                        let channel = Some(channel.name().clone());
+                        let completion = Completion { ticket, channel, outcome };
                         completions[usize::from(shard)].push(completion);
                     }
                 }
@@ -278,7 +279,8 @@ impl Committer {
                         _ => Ok(Done::Deleted),
                     };
                     channel.end_submission();
-                    let completion = Completion { ticket: waiter.ticket, channel: Some(channel), outcome };
+                    let channel = Some(channel.name().clone());
+                    let completion = Completion { ticket: waiter.ticket, channel, outcome };
                     completions[usize::from(waiter.shard)].push(completion);
                 }
                 (Order::Sweep { .. }, _) => self.disk.note_swept(),

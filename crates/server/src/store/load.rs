@@ -54,8 +54,8 @@ pub(crate) struct Load {
 pub(crate) enum What {
     /// The events after an offset.
     Events { after: u64, amount: Amount },
-    /// The state. The text comes back with it.
-    State { note: Option<Box<str>> },
+    /// The state. The text comes back with it. A stream may wait while it cannot be had.
+    State { note: Option<Box<str>>, may_wait: bool },
 }
 
 /// What became of a load.
@@ -123,6 +123,21 @@ struct Cached {
     cost: usize,
 }
 
+impl Chunk {
+    /// What `amount` stands for: the last offset to read, and after how many bytes to stop.
+    pub(crate) fn bounds(after: u64, amount: Amount) -> (u64, usize) {
+        match amount {
+            Amount::Stream => ((after + 1).div_ceil(CHUNK_EVENTS) * CHUNK_EVENTS, CHUNK_BYTES),
+            Amount::Page { events, bytes } => (after + events as u64, bytes),
+        }
+    }
+
+    pub(crate) fn new(events: Vec<Arc<Event>>) -> Self {
+        let cost = events.iter().map(|event| 2 * event.size_bytes() + EVENT_BYTES).sum();
+        Self { events, cost }
+    }
+}
+
 impl Chunks {
     /// The chunk that has the event after `after`.
     pub(crate) fn find(&self, number: u64, after: u64) -> Option<Arc<Chunk>> {
@@ -131,10 +146,10 @@ impl Chunks {
         chunk.events.last().is_some_and(|last| last.id.offset > after).then(|| Arc::clone(chunk))
     }
 
-    fn insert(&self, number: u64, chunk: &Arc<Chunk>) {
-        let Some(first) = chunk.events.first() else { return };
+    /// Shares a chunk with all who read on after `after`, where it begins.
+    pub(crate) fn insert(&self, number: u64, after: u64, chunk: &Arc<Chunk>) {
         let mut cached = lock(&self.0);
-        let position = (number, first.id.offset);
+        let position = (number, after + 1);
         if let Some(before) = cached.chunks.insert(position, Arc::clone(chunk)) {
             cached.cost -= before.cost;
         } else {
@@ -165,7 +180,7 @@ pub(crate) fn run(hub: &Hub, disk: &Disk) {
             What::Events { after, amount } => {
                 Outcome::Events(read(&channel, || chunk(disk, &channel, after, amount)))
             }
-            What::State { note } => Outcome::State(read(&channel, || snapshot(disk, &channel)), note),
+            What::State { note, .. } => Outcome::State(read(&channel, || snapshot(disk, &channel)), note),
         };
         let loaded = Loaded { connection, serial, channel, outcome };
         hub.inboxes()[usize::from(shard)].push(Message::Loaded(loaded));
@@ -206,10 +221,7 @@ fn chunk(
         return Ok(Some(chunk));
     }
     let first = after + 1;
-    let (last, bytes_max) = match amount {
-        Amount::Stream => (first.div_ceil(CHUNK_EVENTS) * CHUNK_EVENTS, CHUNK_BYTES),
-        Amount::Page { events, bytes } => (after + events as u64, bytes),
-    };
+    let (last, bytes_max) = Chunk::bounds(after, amount);
     let last = last.min(head);
     let store = disk.store()?;
     let events = match store.read(channel.name(), number, channel.epoch(), first..=last, bytes_max) {
@@ -220,8 +232,7 @@ fn chunk(
     if events.is_empty() {
         return Err(StoreError::Damaged(format!("the event {first} of {} is missing", channel.name())));
     }
-    let cost = events.iter().map(|event| 2 * event.size_bytes() + EVENT_BYTES).sum();
-    let chunk = Arc::new(Chunk { events, cost });
-    disk.chunks.insert(number, &chunk);
+    let chunk = Arc::new(Chunk::new(events));
+    disk.chunks.insert(number, after, &chunk);
     Ok(Some(chunk))
 }

@@ -16,7 +16,7 @@ const ANY: u64 = i64::MAX as u64;
 const SECONDS: u64 = ANY / 1000;
 
 /// The choices where events are kept.
-pub(super) const DURABILITY: &[&str] = &["disk", "memory", "none"];
+pub(super) const DURABILITY: &[&str] = &["disk", "memory", "none", "backplane"];
 /// The choices what a channel's state is.
 pub(super) const STATE: &[&str] = &["none", "last", "keyed"];
 /// The choices of what is logged.
@@ -41,11 +41,19 @@ pub(super) const ROOT: Section = Section {
         demo: Kind::Truth, Standard::Truth(true);
         /// The directory of the log on disk; made if it is not there. `--memory` keeps no log on disk at all.
         data: Kind::Text(Form::Path), Standard::Text("tidewire-data");
+        /// The broker that several servers share, so that all have the same channels with the same ids: a Redis, as
+        /// `redis://[USER:PASSWORD@]HOST:PORT[/DATABASE][?prefix=PREFIX]`, or several with commas between them, each
+        /// with a part of the channels. A password is sent, and never shown; in the environment it is not in a file.
+        /// Cost: each event makes a round trip to the broker before it is acknowledged.
+        /// Danger: what the broker loses is lost; see docs/scaling.md for its settings. Whoever reaches it reads and
+        /// writes all channels.
+        backplane: Kind::Text(Form::Brokers), Standard::Words("not set: this server is alone");
         /// Where events are kept. `disk`: acknowledged and delivered once they are synced; `memory`: gone with the
-        /// process; `none`: delivered to those who are there, and never replayed.
+        /// process; `none`: delivered to those who are there, and never replayed; `backplane`: acknowledged and
+        /// delivered once the broker has them. With a `backplane`, only the last two can be.
         /// Cost: `disk` adds the time of one sync to each event, shared by all that wait for it.
         /// Danger: `memory` and `none` lose acknowledged events when the process ends.
-        durability: Kind::Choice(DURABILITY), Standard::Words("`disk`; `memory` with `--memory`");
+        durability: Kind::Choice(DURABILITY), Standard::Words("`disk`; `memory` with `--memory`; `backplane` with one");
         /// What a channel's snapshot shows: the `last` event, `keyed` (the latest of each key, which outlives the
         /// log's retention), or `none`.
         /// Cost: `keyed` holds up to `limits.state_bytes` for each channel.
