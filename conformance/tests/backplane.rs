@@ -63,6 +63,7 @@ fn survives(
     let mut random = Random::from_environment(name);
     let mut cluster = Cluster::start(backplanes)?;
     let mut crew = Crew::start(CHANNEL, &mut random)?;
+    crew.place.may_refuse();
     crew.place.up(&cluster.relay.url());
     let outcome =
         crew.wait_for_more(20).and_then(|()| harm(&crew, &mut cluster, &mut random)).and_then(|()| {
@@ -75,6 +76,8 @@ fn survives(
         let logs: Vec<String> = cluster.servers.iter().map(Server::log).collect();
         format!("{error}\nservers said: {logs:?}")
     });
+    // Without servers, nobody goes on for ever who is refused by a Redis that stays away.
+    drop(cluster);
     crew.end(outcome)
 }
 
@@ -187,6 +190,15 @@ fn refuses(server: &Server) -> Outcome {
     })
 }
 
+/// Waits until a server has its Redis back.
+fn serves(server: &Server) -> Outcome {
+    let agent = http::agent(Duration::from_secs(20));
+    let url = format!("{}/v1/channels/other", server.url);
+    wait_until("the server has its backplane", Duration::from_secs(20), || {
+        http::exchange(&agent, "GET", &url, &[], None).is_ok_and(|answer| answer.status == 200)
+    })
+}
+
 /// A subscriber that goes on from an event.
 fn subscriber(url: &str, over: &str, since: &str) -> Result<Box<dyn Client>, String> {
     let ask = Ask { channels: vec![CHANNEL.to_owned()], since: Some(since.to_owned()), ..Ask::default() };
@@ -262,6 +274,7 @@ fn what_a_redis_has_lost_everybody_is_told_of() -> Outcome {
     redis.kill();
     redis.up()?;
     let after = publish(&url, 5)?;
+    serves(&cluster.servers[1])?;
     for (over, client) in &mut live {
         told(over, &mut **client, &after)?;
     }

@@ -37,7 +37,7 @@ const FINAL_CLOSE = new Set([1002, 1003, 1007, 1008, 1009, 1010]);
 const FINAL_STATUS = new Set([400, 403, 404, 405, 413, 415, 422, 431, 501, 505]);
 /** Refusals that may be about one channel of several. */
 const CHANNEL_ERRORS = new Set(['unauthenticated', 'forbidden', 'invalid_cursor', 'invalid_channel']);
-const PASSING_ERRORS = new Set(['too_many_requests', 'unavailable', 'internal', 'history_full', 'storage_failed', 'storage_full']);
+const PASSING_ERRORS = new Set(['too_many_requests', 'unavailable', 'internal', 'history_full', 'storage_failed', 'storage_full', 'backplane_unavailable']);
 
 export class Session {
   #channels = new Map<string, Channel>();

@@ -26,6 +26,8 @@ struct State {
     url: Option<String>,
     /// How often it has been started.
     starts: usize,
+    /// Requests may be told to come back, as what the servers share may be away.
+    may_refuse: bool,
     /// No new events: publishers finish what they have begun.
     finishing: bool,
     /// The last event of all, when it is known.
@@ -73,6 +75,16 @@ impl Place {
     /// The server is about to be killed. Said before, so that whoever hears no more from it knows why.
     pub fn down(&self) {
         self.change(|state| state.url = None);
+    }
+
+    /// From now on, readers that are told to come back do so.
+    pub fn may_refuse(&self) {
+        self.change(|state| state.may_refuse = true);
+    }
+
+    /// Whether an error is no more than that.
+    pub fn excuses(&self, error: &str) -> bool {
+        self.state().may_refuse && error.contains("refused") && error.contains("status: Some(503)")
     }
 
     /// Publishers shall end when everything that they have begun is acknowledged.

@@ -11,6 +11,7 @@ use super::ledger::parts;
 use super::{Place, Visit};
 use crate::Result;
 use crate::client::{self, Ask, Client, Connected, Item};
+use crate::server::pause;
 
 /// The transports that readers use, one reader each.
 pub const OVER: [&str; 5] = ["ws", "sse", "long-poll", "sse-last-event-id", "poll"];
@@ -81,6 +82,7 @@ fn read(over: &str, place: &Place, channel: &str, seen: &Mutex<Vec<(String, Stri
         match outcome {
             Ok(()) => return Ok(()),
             Err(error) if error.starts_with(WRONG) => return Err(error),
+            Err(error) if place.excuses(&error) => pause(),
             Err(error) if place.stands(&visit) => return Err(error),
             // The server was killed: what broke off is asked for again.
             Err(_) => {}

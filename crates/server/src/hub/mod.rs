@@ -159,10 +159,13 @@ impl Hub {
 
     /// What must follow a channel before it can be read here.
     pub(crate) fn backplane_of(&self, name: &str) -> Option<&Arc<Backplane>> {
-        match self.keeper_of(self.policy_of(name)) {
-            Some(Keeper::Backplane(backplane)) => Some(backplane),
-            _ => None,
-        }
+        let Some(Keeper::Backplane(backplane)) = self.keeper() else { return None };
+        self.keeper_of(self.policy_of(name)).map(|_| backplane)
+    }
+
+    /// Whether there are channels that must be followed before they can be read here.
+    pub(crate) fn has_backplane(&self) -> bool {
+        matches!(self.keeper(), Some(Keeper::Backplane(_)))
     }
 
     /// The epoch of a channel's ids.

@@ -27,7 +27,9 @@ impl Shard {
         let Some(Visit { mut who, cors }) = self.visit(id, request, route.as_ref().ok()) else {
             return false;
         };
-        if let (Ok(route), Ok(known)) = (&route, &who) {
+        if self.hub.has_backplane()
+            && let (Ok(route), Ok(known)) = (&route, &who)
+        {
             match self.follow_for_request(id, request, route, &known.clone()) {
                 Ok(()) => {}
                 Err(Held::Waits) => return false,
