@@ -14,6 +14,7 @@ use tidewire_core::Timestamp;
 use tidewire_core::limits::Limits;
 
 use crate::access::Access;
+use crate::access::sealed::Secret;
 use crate::backplane::{Backplane, Opened};
 use crate::certificates::Certificates;
 use crate::clock::{Clock, wall_clock};
@@ -94,7 +95,7 @@ impl Server {
     pub fn start(settings: Settings) -> anyhow::Result<Self> {
         let log = Log::open(&settings)?;
         let clock = Clock::start();
-        let access = Arc::new(Access::new(&settings, clock)?);
+        let access = Arc::new(Access::new(&settings, log.secret(), clock)?);
         let certificates = settings.tls.as_ref().map(Certificates::load).transpose()?;
         let mut given = Given::take();
         let socket = listen_at(settings.listen, given.next()?, &settings)?;
@@ -284,9 +285,17 @@ impl Log {
             }),
             Self::Backplane(backplane, opened) => Some(Kept {
                 keeper: Keeper::Backplane(Arc::clone(backplane)),
-                number: opened.number,
+                number: opened.known.number,
                 floor: 0,
             }),
+        }
+    }
+
+    /// What all servers of a backplane know, and nobody else.
+    fn secret(&self) -> Option<&Secret> {
+        match self {
+            Self::Backplane(_, opened) => Some(&opened.known.secret),
+            _ => None,
         }
     }
 

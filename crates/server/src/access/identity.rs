@@ -145,6 +145,17 @@ impl Grants {
         Ok(Self { subscribe, history, publish, presence })
     }
 
+    /// The claim of which these were made.
+    pub(crate) fn to_claim(&self) -> Value {
+        let all = [Action::Subscribe, Action::History, Action::Publish, Action::Presence];
+        let own = [&self.subscribe, &self.history, &self.publish, &self.presence];
+        let named = all.into_iter().zip(own).filter_map(|(action, patterns)| {
+            let list = patterns.as_ref()?.iter().map(|pattern| Value::from(pattern.to_string())).collect();
+            Some((action.as_str().to_owned(), Value::Array(list)))
+        });
+        Value::Object(named.collect())
+    }
+
     fn of(&self, action: Action) -> Option<&[Pattern]> {
         match action {
             Action::Subscribe => self.subscribe.as_deref(),

@@ -9,6 +9,7 @@ pub(crate) mod origin;
 pub(crate) mod pattern;
 pub(crate) mod proxies;
 pub(crate) mod revocations;
+pub(crate) mod sealed;
 pub(crate) mod settings;
 pub(crate) mod tickets;
 pub(crate) mod token;
@@ -31,6 +32,7 @@ use credentials::Credentials;
 use identity::{Identity, RecentGrants};
 use origin::{Origin, Origins};
 use revocations::Revocations;
+use sealed::{Opened, Secret};
 use settings::AccessSettings;
 use tickets::Tickets;
 use token::{Refusal, Verifier};
@@ -76,6 +78,8 @@ pub(crate) enum Stopped {
     Refused(Problem),
     /// The keys of this issuer must be fetched first.
     KeysWanted(usize),
+    /// It comes with a ticket that must be spent first, which only the backplane can.
+    Spends(Opened),
 }
 
 impl From<Problem> for Stopped {
@@ -89,7 +93,7 @@ impl Access {
     ///
     /// # Errors
     /// Says which file or setting is wrong.
-    pub(crate) fn new(all: &Settings, clock: Clock) -> anyhow::Result<Self> {
+    pub(crate) fn new(all: &Settings, secret: Option<&Secret>, clock: Clock) -> anyhow::Result<Self> {
         let settings = Arc::clone(&all.access);
         let origins = Origins::parse(&settings.origins).map_err(anyhow::Error::msg).context("origins")?;
         let tokens = &settings.tokens;
@@ -97,7 +101,10 @@ impl Access {
             origins,
             addresses: Arc::new(Addresses::new(&all.limits)),
             users: Arc::new(Users::new(&all.limits)),
-            tickets: Tickets::new(tokens.ticket_ms, tokens.tickets),
+            tickets: match secret {
+                Some(secret) => Tickets::shared(tokens.ticket_ms, secret)?,
+                None => Tickets::new(tokens.ticket_ms, tokens.tickets),
+            },
             revocations: Revocations::open(all.data.as_deref(), tokens.revocation_ms, tokens.revocations)?,
             callback: settings
                 .callback
@@ -143,6 +150,11 @@ impl Access {
         let cookie = self.settings.tokens.cookie.as_deref();
         match Credentials::find(request, cookie, origin)? {
             Credentials::None => known(None),
+            Credentials::Ticket(ticket) if self.tickets.are_shared() => {
+                let opened = self.tickets.open(ticket, &self.grants)?;
+                opened.who.as_deref().map_or(Ok(()), |who| self.revocations.check(who))?;
+                Err(Stopped::Spends(opened))
+            }
             Credentials::Ticket(ticket) => {
                 let who = self.tickets.spend(ticket, now_ms)?;
                 who.as_deref().map_or(Ok(()), |who| self.revocations.check(who))?;

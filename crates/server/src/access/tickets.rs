@@ -9,7 +9,9 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use tidewire_core::rate::Limited;
 use tidewire_core::{Code, Problem};
 
-use super::identity::Identity;
+use super::identity::{Identity, RecentGrants};
+use super::sealed::{Opened, Sealer, Secret};
+use crate::clock::wall_clock;
 
 /// Enough that nobody finds one by trying.
 const TICKET_BYTES: usize = 24;
@@ -24,6 +26,8 @@ pub(crate) struct Tickets {
     ticket_ms: u64,
     tickets_max: usize,
     issued: Mutex<Issued>,
+    /// Set where several servers know each other's tickets.
+    sealer: Option<Sealer>,
 }
 
 #[derive(Debug, Default)]
@@ -35,7 +39,30 @@ struct Issued {
 
 impl Tickets {
     pub(crate) fn new(ticket_ms: u64, tickets_max: usize) -> Self {
-        Self { ticket_ms, tickets_max, issued: Mutex::default() }
+        Self { ticket_ms, tickets_max, issued: Mutex::default(), sealer: None }
+    }
+
+    /// As [`Self::new`], for tickets that are good on every server with this secret; each holds what it stands for,
+    /// so there may be any number.
+    ///
+    /// # Errors
+    /// As [`Sealer::new`].
+    pub(crate) fn shared(ticket_ms: u64, secret: &Secret) -> anyhow::Result<Self> {
+        Ok(Self { sealer: Some(Sealer::new(secret)?), ..Self::new(ticket_ms, 0) })
+    }
+
+    /// Whether one is spent by asking the backplane.
+    pub(crate) fn are_shared(&self) -> bool {
+        self.sealer.is_some()
+    }
+
+    /// A ticket of any server. It is good if the backplane says that it was not spent before.
+    ///
+    /// # Errors
+    /// As [`Self::spend`].
+    pub(crate) fn open(&self, ticket: &str, grants: &RecentGrants) -> Result<Opened, Problem> {
+        let opened = self.sealer.as_ref().and_then(|sealer| sealer.open(ticket, grants, wall_clock().0));
+        opened.ok_or_else(refused)
     }
 
     /// How long a ticket is good.
@@ -48,6 +75,9 @@ impl Tickets {
     /// # Errors
     /// `too_many_requests` if as many are good already as may be, `internal` if the system gives no random bytes.
     pub(crate) fn issue(&self, who: Option<Arc<Identity>>, now_ms: u64) -> Result<String, Problem> {
+        if let Some(sealer) = &self.sealer {
+            return sealer.seal(who, wall_clock().0 + self.ticket_ms);
+        }
         let mut key = [0; TICKET_BYTES];
         getrandom::fill(&mut key)
             .map_err(|_| Problem::new(Code::Internal, "the system gives no random numbers"))?;
@@ -72,10 +102,6 @@ impl Tickets {
     /// # Errors
     /// `unauthenticated`, the same for a ticket that is spent, has ended or never was.
     pub(crate) fn spend(&self, ticket: &str, now_ms: u64) -> Result<Option<Arc<Identity>>, Problem> {
-        let refused = || {
-            let detail = "the ticket is not good (any more): one is good once, and for seconds; POST /v1/tickets for another";
-            Problem::new(Code::Unauthenticated, detail)
-        };
         let mut key = [0; TICKET_BYTES];
         if ticket.len() != TICKET_CHARS || URL_SAFE_NO_PAD.decode_slice(ticket, &mut key) != Ok(TICKET_BYTES)
         {
@@ -90,6 +116,13 @@ impl Tickets {
         // Nothing in here panics half-way.
         self.issued.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// A ticket that is spent, has ended or never was.
+pub(crate) fn refused() -> Problem {
+    let detail =
+        "the ticket is not good (any more): one is good once, and for seconds; POST /v1/tickets for another";
+    Problem::new(Code::Unauthenticated, detail)
 }
 
 impl Issued {

@@ -14,6 +14,8 @@ use tidewire_core::limits::{Limits, Policy};
 use tidewire_core::log::receipts::{Digest, Receipt};
 use tidewire_core::{ChannelName, Event, NewEvent, Problem};
 
+use crate::access::sealed::Secret;
+
 /// What a broker will say.
 pub(super) type Answer<T> = Pin<Box<dyn Future<Output = Result<T, BrokerError>>>>;
 
@@ -108,11 +110,23 @@ pub(super) enum Notice {
     Lost(String),
 }
 
+/// What all who share a log know of it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Known {
+    /// A random number, from which epochs are made.
+    pub(crate) number: u64,
+    /// What nobody else knows.
+    pub(crate) secret: Secret,
+}
+
 /// One broker, connected. The orders of one channel are done in the order of the calls. Each call ends in bounded
 /// time, in an error at the latest.
 pub(super) trait Broker {
-    /// The random number of the log, from which epochs are made.
-    fn number(&self) -> u64;
+    /// What is said of the log as a whole.
+    fn known(&self) -> Known;
+
+    /// Whether nobody has said this before; remembered for so long.
+    fn say_once(&self, what: &str, keep_ms: u64) -> Answer<bool>;
 
     /// Appends events; one answer for each.
     fn append(&self, appends: Vec<Append>, limits: &Limits) -> Answer<Vec<Appended>>;

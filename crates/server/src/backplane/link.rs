@@ -27,6 +27,8 @@ pub(super) enum Order {
     Leave { name: ChannelName },
     /// Read events or a state.
     Load(Load),
+    /// Say something that is said once, and tell the connection whether it was the first time.
+    Spend { what: String, keep_ms: u64, visitor: Visitor },
     /// Nothing, and to tell so.
     Refuse { waiter: Waiter, problem: Problem },
 }

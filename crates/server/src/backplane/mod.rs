@@ -17,6 +17,7 @@ use tidewire_core::{ChannelName, NewEvent, Problem};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 pub(crate) use self::redis::Target;
+use broker::Known;
 pub(crate) use broker::{Arrival, Extent, Seam, Standing};
 use link::{Link, Order, Publication, Visitor};
 
@@ -44,8 +45,7 @@ pub(crate) struct Backplane {
 /// Brokers to which the connections stand, and what they say that the log's number is.
 pub(crate) struct Opened {
     brokers: Vec<worker::Connected>,
-    /// What epochs are made from; the same on all nodes.
-    pub(crate) number: u64,
+    pub(crate) known: Known,
 }
 
 /// How a broker is.
@@ -66,17 +66,18 @@ impl Backplane {
         let timeout = Duration::from_millis(limits.backplane_timeout_ms);
         let node = fastrand::u64(..);
         let (mut links, mut brokers) = (Vec::new(), Vec::new());
-        // The first one knows the number, and the others are told it.
-        let mut number = None;
+        // The first one knows, and the others are told.
+        let mut known = None;
         for url in &settings.urls {
             let target = Target::parse(url, node, timeout)?;
-            let connected = worker::Connected::open(target, number)?;
-            number = Some(connected.number());
+            let connected = worker::Connected::open(target, known)?;
+            known = known.or(Some(connected.known()));
             brokers.push(connected);
             links.push(Arc::new(Link::new(shown(url))));
         }
-        let number = number.unwrap_or_default();
-        Ok((Arc::new(Self { links, chunks: Chunks::default() }), Opened { brokers, number }))
+        let known = known.ok_or_else(|| anyhow::anyhow!("no backplane is named"))?;
+        let opened = Opened { brokers, known };
+        Ok((Arc::new(Self { links, chunks: Chunks::default() }), opened))
     }
 
     /// Serves the orders, a thread for each broker.
@@ -152,6 +153,24 @@ impl Backplane {
         let link = self.link_of(name.as_str());
         link.check()?;
         link.push(Order::Visit { name: name.clone(), visitor: Visitor { shard, connection, serial } });
+        Ok(())
+    }
+
+    /// Spends a ticket; the connection is told whether it was good. All servers ask the same broker.
+    ///
+    /// # Errors
+    /// As [`Self::publish`].
+    pub(crate) fn spend(
+        &self,
+        ticket: String,
+        keep_ms: u64,
+        shard: u16,
+        connection: u32,
+        serial: u32,
+    ) -> Result<(), Problem> {
+        let link = self.link_of(&ticket);
+        link.check()?;
+        link.push(Order::Spend { what: ticket, keep_ms, visitor: Visitor { shard, connection, serial } });
         Ok(())
     }
 

@@ -17,7 +17,7 @@ use tidewire_core::limits::{
 use tidewire_core::log::receipts;
 use tidewire_core::{ChannelName, Code, Problem};
 
-use super::broker::{Append, Appended, Arrival, Broker, BrokerError, Notice, Standing, StateAt};
+use super::broker::{Append, Appended, Arrival, Broker, BrokerError, Known, Notice, Standing, StateAt};
 use super::follow::Follow;
 use super::link::{Link, Order, Publication, Visitor};
 use super::{Backplane, Target, replies};
@@ -47,24 +47,24 @@ pub(super) struct Connected {
 }
 
 impl Connected {
-    /// Connects; `number` is the log's where that is known already.
-    pub(super) fn open(target: Target, number: Option<u64>) -> anyhow::Result<Self> {
+    /// Connects, also where it is known already what all brokers share.
+    pub(super) fn open(target: Target, known: Option<Known>) -> anyhow::Result<Self> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let broker = runtime.block_on(target.connect(number));
+        let broker = runtime.block_on(target.connect(known));
         let broker = broker
             .map_err(|error| anyhow::anyhow!("cannot use the backplane at {}: {error}", target.shown()))?;
         Ok(Self { runtime, target, broker })
     }
 
-    pub(super) fn number(&self) -> u64 {
-        self.broker.number()
+    pub(super) fn known(&self) -> Known {
+        self.broker.known()
     }
 }
 
 /// Serves a broker's orders until the link is stopped and nothing waits.
 pub(super) fn run(hub: Arc<Hub>, backplane: Arc<Backplane>, link: Arc<Link>, connected: Connected) {
     let Connected { runtime, target, broker } = connected;
-    let number = broker.number();
+    let known = broker.known();
     let mut worker = Worker {
         hub,
         backplane,
@@ -79,6 +79,8 @@ pub(super) fn run(hub: Arc<Hub>, backplane: Arc<Backplane>, link: Arc<Link>, con
         missing: Vec::new(),
         loads: VecDeque::new(),
         loading: HashMap::new(),
+        spending: VecDeque::new(),
+        spent: HashMap::new(),
         next: 0,
         deaf: false,
     };
@@ -88,7 +90,7 @@ pub(super) fn run(hub: Arc<Hub>, backplane: Arc<Backplane>, link: Arc<Link>, con
             let Err(error) = worker.serve(&*broker).await else { return };
             worker.fail(&error);
             drop(broker);
-            match worker.reconnect(&target, number).await {
+            match worker.reconnect(&target, known).await {
                 Some(anew) => broker = anew,
                 None => return,
             }
@@ -146,6 +148,7 @@ enum Done {
     Missed(ChannelName, Result<Vec<Arrival>, BrokerError>),
     Events(u64, Result<Vec<Arrival>, BrokerError>),
     State(u64, Result<StateAt, BrokerError>),
+    Spent(u64, Result<bool, BrokerError>),
     Unfollowed(Result<(), BrokerError>),
     Pinged(Result<(), BrokerError>),
 }
@@ -170,6 +173,9 @@ struct Worker {
     /// As what waits and was sent, for reads of those who are behind.
     loads: VecDeque<Load>,
     loading: HashMap<u64, Load>,
+    /// And for tickets.
+    spending: VecDeque<(String, u64, Visitor)>,
+    spent: HashMap<u64, Visitor>,
     next: u64,
     /// A ping is under way.
     deaf: bool,
@@ -222,6 +228,7 @@ impl Worker {
                     }
                 }
                 Order::Load(load) => self.loads.push_back(load),
+                Order::Spend { what, keep_ms, visitor } => self.spending.push_back((what, keep_ms, visitor)),
                 Order::Refuse { waiter, problem } => {
                     replies::refuse(&self.hub, vec![(waiter, None, problem)])
                 }
@@ -263,6 +270,11 @@ impl Worker {
             && let Some(load) = self.loads.pop_front()
         {
             self.send_load(broker, load, under_way);
+        }
+        while let Some((what, keep_ms, visitor)) = self.spending.pop_front() {
+            let (id, say) = (self.number(), broker.say_once(&what, keep_ms));
+            under_way.push(Box::pin(async move { Done::Spent(id, say.await) }));
+            self.spent.insert(id, visitor);
         }
         for name in std::mem::take(&mut self.missing) {
             let Some(followed) = self.followed.get_mut(&name) else { continue };
@@ -394,6 +406,12 @@ impl Worker {
                 let state = state?;
                 if let Some(load) = self.loading.remove(&id) {
                     replies::state(&self.hub, load, Ok(state));
+                }
+            }
+            Done::Spent(id, outcome) => {
+                let is_first = outcome?;
+                if let Some(visitor) = self.spent.remove(&id) {
+                    self.tell_spent(visitor, Ok(is_first));
                 }
             }
             Done::Unfollowed(outcome) => outcome?,
@@ -583,6 +601,18 @@ impl Worker {
         self.hub.inboxes()[usize::from(shard)].push(Message::Followed { connection, serial, outcome });
     }
 
+    fn tell_spent(&self, visitor: Visitor, outcome: Result<bool, Problem>) {
+        let Visitor { shard, connection, serial } = visitor;
+        self.hub.inboxes()[usize::from(shard)].push(Message::Spent { connection, serial, outcome });
+    }
+
+    /// Nobody knows whether a ticket was good.
+    fn refuse_tickets(&mut self, problem: &Problem) {
+        let waiting = self.spending.drain(..).map(|(_, _, visitor)| visitor);
+        let visitors: Vec<Visitor> = waiting.chain(self.spent.drain().map(|(_, visitor)| visitor)).collect();
+        visitors.into_iter().for_each(|visitor| self.tell_spent(visitor, Err(problem.clone())));
+    }
+
     /// The broker is away: whoever waits for it is told.
     fn fail(&mut self, error: &BrokerError) {
         self.link.set_away(true);
@@ -600,6 +630,7 @@ impl Worker {
         self.refuse(waiting, &nothing);
         self.loads.extend(self.loading.drain().map(|(_, load)| load));
         self.refuse_loads(&nothing);
+        self.refuse_tickets(&nothing);
         let attaching = std::mem::take(&mut self.attaching);
         for visitor in attaching.into_values().flat_map(|attaching| attaching.visitors) {
             self.welcome(visitor, Err(nothing.clone()));
@@ -633,14 +664,14 @@ impl Worker {
     }
 
     /// Tries until the broker is there again. `None` once stopped.
-    async fn reconnect(&mut self, target: &Target, number: u64) -> Option<Box<dyn Broker + Send>> {
+    async fn reconnect(&mut self, target: &Target, known: Known) -> Option<Box<dyn Broker + Send>> {
         let mut pause_ms = 50;
         loop {
             // Not all nodes at once.
             let pause = Duration::from_millis(fastrand::u64(pause_ms / 2..=pause_ms));
             let attempt = async {
                 tokio::time::sleep(pause).await;
-                target.connect(Some(number)).await
+                target.connect(Some(known)).await
             };
             let mut attempt = pin!(attempt);
             let link = Arc::clone(&self.link);
@@ -671,6 +702,7 @@ impl Worker {
         let writes = std::mem::take(&mut self.writes).into();
         self.refuse(writes, &nothing);
         self.refuse_loads(&nothing);
+        self.refuse_tickets(&nothing);
         let attaching = std::mem::take(&mut self.attaching);
         let mut visitors: Vec<Visitor> =
             attaching.into_values().flat_map(|attaching| attaching.visitors).collect();

@@ -46,6 +46,15 @@ pub(crate) enum Message {
         /// Why it cannot be.
         outcome: Result<(), Problem>,
     },
+    /// The ticket of a connection's request is spent now, or had been before.
+    Spent {
+        /// The connection.
+        connection: u32,
+        /// Tells it from a later one of the same number.
+        serial: u32,
+        /// Whether it was good.
+        outcome: Result<bool, Problem>,
+    },
     /// The application ends a stream.
     Expel {
         /// The connection.

@@ -14,7 +14,7 @@ use super::connection::{Goodbye, Protocol};
 use super::visitors::Held;
 use crate::access::identity::{Action, Identity};
 use crate::access::users::Membership;
-use crate::access::{Stopped, Who};
+use crate::access::{Stopped, Who, tickets};
 use crate::clock::wall_clock;
 use crate::metrics::Transport;
 
@@ -117,6 +117,8 @@ impl Shard {
                 self.await_keys(id, issuer);
                 return Err(Held::Waits);
             }
+            // Of a token, it never says so.
+            Err(Stopped::Spends(_)) => return Err(tickets::refused().into()),
         };
         if who.user != user {
             return Err(

@@ -316,6 +316,7 @@ impl Shard {
             Message::Followed { connection, serial, outcome } => {
                 self.handle_followed(connection, serial, outcome);
             }
+            Message::Spent { connection, serial, outcome } => self.handle_spent(connection, serial, outcome),
             Message::Expel { connection, serial, why } => self.handle_expulsion(connection, serial, why),
             Message::Loaded(loaded) => self.handle_loaded(loaded),
             Message::Survey { shard, connection, serial } => self.handle_survey(shard, connection, serial),

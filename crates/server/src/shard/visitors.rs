@@ -10,10 +10,12 @@ use super::{Message, Shard};
 use crate::access::callback::{Key, Verdict};
 use crate::access::identity::{Action, Identity};
 use crate::access::origin::Origin;
-use crate::access::{Identified, Stopped, Who};
+use crate::access::sealed::Opened;
+use crate::access::{Identified, Stopped, Who, tickets};
 use crate::clock::wall_clock;
 use crate::http::answer::Cors;
 use crate::http::route::Route;
+use crate::hub::Keeper;
 
 /// Why a message has no effect yet.
 #[derive(Debug)]
@@ -32,6 +34,9 @@ impl From<Problem> for Held {
 
 /// How long a request may wait for what decides about it. Whoever decides has a shorter time of their own.
 const DECISION_MS: u64 = 60_000;
+
+/// How far the clocks of servers may differ that know each other's tickets.
+const TICKET_CLOCKS_MS: u64 = 600_000;
 
 /// Who sent a request, and what their browser may be told.
 #[derive(Debug)]
@@ -112,6 +117,37 @@ impl Shard {
                 self.await_keys(id, issuer);
                 Err(Held::Waits)
             }
+            Err(Stopped::Spends(opened)) => self.spend(id, opened),
+        }
+    }
+
+    /// Spends a ticket that any server may know: whoever comes first with it has it.
+    fn spend(&mut self, id: u32, opened: Opened) -> Result<Identified, Held> {
+        let connection = &self.connections[id as usize];
+        let spent = connection.decisions.as_ref().and_then(|decisions| decisions.spent.as_ref());
+        match spent {
+            Some(Ok(true)) => return Ok(Identified { who: opened.who, by_ticket: true }),
+            Some(Ok(false)) => return Err(tickets::refused().into()),
+            Some(Err(problem)) => return Err(problem.clone().into()),
+            None => {}
+        }
+        let (shard, serial) = (self.index, connection.serial);
+        let Some(Keeper::Backplane(backplane)) = self.hub.keeper() else {
+            return Err(tickets::refused().into());
+        };
+        // As long as it is good, and a while longer, as clocks differ.
+        let keep_ms = self.access.tickets.ticket_ms() * 2 + TICKET_CLOCKS_MS;
+        backplane.spend(opened.number, keep_ms, shard, id, serial)?;
+        self.await_decisions(id, 1);
+        Err(Held::Waits)
+    }
+
+    /// The backplane says whether a ticket was good.
+    pub(super) fn handle_spent(&mut self, id: u32, serial: u32, spent: Result<bool, Problem>) {
+        let Some(connection) = self.connections.get_mut(id as usize) else { return };
+        if let Some(decisions) = connection.decisions.as_mut().filter(|_| connection.serial == serial) {
+            decisions.spent = Some(spent);
+            self.handle_decided(id, serial, None);
         }
     }
 

@@ -14,7 +14,7 @@ use tokio::sync::mpsc;
 
 use super::words;
 use crate::backplane::broker::{
-    Answer, Append, Appended, Arrival, Broker, BrokerError, Notice, Standing, StateAt,
+    Answer, Append, Appended, Arrival, Broker, BrokerError, Known, Notice, Standing, StateAt,
 };
 
 /// How long a channel is known to Redis to which nobody has published; whoever follows it looks more often.
@@ -59,7 +59,7 @@ pub(super) struct RedisBroker {
     /// This node, as it is named in the feed.
     node: String,
     term: Term,
-    number: u64,
+    known: Known,
 }
 
 /// A process and reign of a Redis.
@@ -78,14 +78,14 @@ impl RedisBroker {
         prefix: String,
         node: u64,
         term: Term,
-        number: u64,
+        known: Known,
     ) -> Self {
         let node = format!("{node:016x}");
-        Self { connections, scripts, feed: RefCell::new(feed), prefix, node, term, number }
+        Self { connections, scripts, feed: RefCell::new(feed), prefix, node, term, known }
     }
 
     fn epoch(&self, name: &ChannelName) -> Epoch {
-        Epoch::derive(self.number, name.as_str())
+        Epoch::derive(self.known.number, name.as_str())
     }
 
     fn key(&self, name: &ChannelName, what: &str) -> String {
@@ -196,8 +196,15 @@ fn full(limits: &Limits) -> Problem {
 }
 
 impl Broker for RedisBroker {
-    fn number(&self) -> u64 {
-        self.number
+    fn known(&self) -> Known {
+        self.known
+    }
+
+    fn say_once(&self, what: &str, keep_ms: u64) -> Answer<bool> {
+        let mut command = redis::cmd("SET");
+        command.arg(format!("{}:once:{what}", self.prefix)).arg(1).arg("NX").arg("PX").arg(keep_ms);
+        let writer = self.connections.writer.clone();
+        Box::pin(async move { Ok(send_one(writer, command).await? == Value::Okay) })
     }
 
     fn append(&self, appends: Vec<Append>, limits: &Limits) -> Answer<Vec<Appended>> {

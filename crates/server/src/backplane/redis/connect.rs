@@ -9,7 +9,8 @@ use redis::{AsyncConnectionConfig, Client, IntoConnectionInfo, ProtocolVersion, 
 use tokio::sync::mpsc;
 
 use super::broker::{Connections, RedisBroker, Scripts, Term};
-use crate::backplane::broker::{Broker, BrokerError};
+use crate::access::sealed::Secret;
+use crate::backplane::broker::{Broker, BrokerError, Known};
 use crate::backplane::shown;
 
 /// How many messages of the feed may wait to be looked at. Beyond, the connection is given up, and what was missed is
@@ -55,18 +56,18 @@ impl Target {
         shown(&self.url)
     }
 
-    /// Connects, all within the timeout. The log has this number if it has none yet.
+    /// Connects, all within the timeout. The log has this number and secret if it has none yet.
     pub(in crate::backplane) async fn connect(
         &self,
-        number: Option<u64>,
+        known: Option<Known>,
     ) -> Result<Box<dyn Broker + Send>, BrokerError> {
-        match tokio::time::timeout(self.timeout, self.connect_now(number)).await {
+        match tokio::time::timeout(self.timeout, self.connect_now(known)).await {
             Ok(outcome) => outcome.map_err(|error| BrokerError(error.to_string())),
             Err(_) => Err(BrokerError(format!("no answer within {} ms", self.timeout.as_millis()))),
         }
     }
 
-    async fn connect_now(&self, number: Option<u64>) -> redis::RedisResult<Box<dyn Broker + Send>> {
+    async fn connect_now(&self, known: Option<Known>) -> redis::RedisResult<Box<dyn Broker + Send>> {
         let (sender, feed) = mpsc::channel(FEED_MESSAGES);
         let config = || {
             let timeout = Some(self.timeout);
@@ -78,12 +79,33 @@ impl Target {
         let reader = open(config()).await?;
         let listener = open(config().set_push_sender(Pushes(sender))).await?;
         let term = term(&mut writer).await?;
-        let number = self.number(&mut writer, number).await?;
+        let number = self.number(&mut writer, known.map(|known| known.number)).await?;
+        let secret = self.secret(&mut writer, known.map(|known| known.secret)).await?;
+        let known = Known { number, secret };
         let scripts = Scripts::load(&mut writer).await?;
         let connections = Connections { writer, reader, listener };
         let broker =
-            RedisBroker::new(connections, scripts, feed, self.prefix.clone(), self.node, term, number);
+            RedisBroker::new(connections, scripts, feed, self.prefix.clone(), self.node, term, known);
         Ok(Box::new(broker))
+    }
+
+    /// The secret of all servers: what is there, or one that is made now.
+    async fn secret(
+        &self,
+        writer: &mut MultiplexedConnection,
+        known: Option<Secret>,
+    ) -> redis::RedisResult<Secret> {
+        let key = format!("{}:secret", self.prefix);
+        let mut mine = known.unwrap_or_default();
+        if known.is_none() {
+            getrandom::fill(&mut mine).map_err(|_| {
+                redis::RedisError::from((redis::ErrorKind::Client, "the system gives no random numbers"))
+            })?;
+        }
+        redis::cmd("SET").arg(&key).arg(&mine[..]).arg("NX").query_async::<Value>(writer).await?;
+        let found: Vec<u8> = redis::cmd("GET").arg(&key).query_async(writer).await?;
+        let wrong = || redis::RedisError::from((redis::ErrorKind::Client, "its secret is no secret of ours"));
+        Secret::try_from(&found[..]).map_err(|_| wrong())
     }
 
     /// The log's number: what is there, or `number`, or one that is made now. Whoever comes first decides.
