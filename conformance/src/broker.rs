@@ -111,16 +111,32 @@ impl Redis {
     /// # Errors
     /// When it does not answer within a second.
     pub fn command(&self, words: &[&str]) -> Result<String> {
-        let wrong = |error: std::io::Error| error.to_string();
-        let mut stream = TcpStream::connect((ADDRESS, self.port)).map_err(wrong)?;
-        stream.set_read_timeout(Some(Duration::from_secs(1))).map_err(wrong)?;
-        let mut text = format!("*{}\r\n", words.len());
-        words.iter().for_each(|word| text.push_str(&format!("${}\r\n{word}\r\n", word.len())));
-        stream.write_all(text.as_bytes()).map_err(wrong)?;
-        let mut answer = [0; 4096];
-        let length = stream.read(&mut answer).map_err(wrong)?;
-        Ok(String::from_utf8_lossy(&answer[..length]).into_owned())
+        say(&self.authority(), words)
     }
+
+    /// Starts it again if it does not run.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub fn ensure_up(&mut self) -> Result<()> {
+        if self.child.is_some() { Ok(()) } else { self.up() }
+    }
+}
+
+/// Says a command to the Redis at `HOST:PORT`, and gives what comes first of the answer.
+///
+/// # Errors
+/// When it does not answer within a second.
+pub fn say(authority: &str, words: &[&str]) -> Result<String> {
+    let wrong = |error: std::io::Error| error.to_string();
+    let mut stream = TcpStream::connect(authority).map_err(wrong)?;
+    stream.set_read_timeout(Some(Duration::from_secs(1))).map_err(wrong)?;
+    let mut text = format!("*{}\r\n", words.len());
+    words.iter().for_each(|word| text.push_str(&format!("${}\r\n{word}\r\n", word.len())));
+    stream.write_all(text.as_bytes()).map_err(wrong)?;
+    let mut answer = [0; 8192];
+    let length = stream.read(&mut answer).map_err(wrong)?;
+    Ok(String::from_utf8_lossy(&answer[..length]).into_owned())
 }
 
 impl Drop for Redis {

@@ -17,6 +17,7 @@ pub mod pattern;
 pub mod proxy;
 pub mod random;
 pub mod relay;
+pub mod replicated;
 pub mod runner;
 pub mod scratch;
 pub mod server;

@@ -1,17 +1,18 @@
-"""Servers that share a Redis know each other's tickets, and each is good once on all of them together. Must not know how a
-ticket is made.
+"""Servers that share a Redis: a ticket is good once on all of them together, and whom the application sends away on one is
+sent away on all. Must not know how they tell each other.
 """
 
 import threading
+import time
 
 import pytest
+from websockets.exceptions import ConnectionClosed
 
 from broker import Redis
 from conftest import Server
 from pebble import eventually
-from test_access import ask
-
-KEY = "k" * 32
+from test_access import ADMIN_KEY, ask, code, publish, say, socket, token
+from test_admin import CONFIG, user_path, write_keys
 
 
 @pytest.fixture(scope="module")
@@ -21,21 +22,24 @@ def redis(tmp_path_factory):
     running.kill()
 
 
+def start(directory, redis):
+    write_keys(directory)
+    return Server(directory, f'backplane = "{redis.url}"\nlimits.backplane_timeout_ms = 500\n{CONFIG}', warns=True)
+
+
 @pytest.fixture(scope="module")
 def servers(redis, tmp_path_factory):
     running = []
     for _ in range(2):
         directory = tmp_path_factory.mktemp("shared")
-        (directory / "key").write_text(KEY)
-        config = f'backplane = "{redis.url}"\nlimits.backplane_timeout_ms = 500\nauth.admin_key_file = "key"\n'
-        running.append(Server(directory, config, warns=True))
+        running.append(start(directory, redis))
     yield running
     for server in running:
         server.stop()
 
 
 def ticket(server, channel="a", may="subscribe&may=history"):
-    status, _, answer = ask(server, "POST", f"/v1/admin/tickets?channel={channel}&may={may}", KEY)
+    status, _, answer = ask(server, "POST", f"/v1/admin/tickets?channel={channel}&may={may}", ADMIN_KEY)
     assert status == 201, answer
     return answer["ticket"]
 
@@ -77,6 +81,49 @@ def test_what_is_no_ticket_is_refused(servers):
     for text in ["a", good[:-4], good[:-4] + "AAAA", "A" * len(good), good + good, "A" * 4000]:
         assert spend(servers[1], text) == 401, text
     assert spend(servers[1], good) == 200
+
+
+def send_away(server, user, verb):
+    return ask(server, "POST", user_path(user, verb), ADMIN_KEY)[0]
+
+
+@pytest.mark.parametrize("verb, close", [("/disconnect", (4004, "disconnected")), ("/revoke", (4005, "revoked"))])
+def test_whom_one_server_sends_away_all_do(servers, verb, close):
+    user = f"u {verb}"
+    with socket(servers[0], token(user)) as one, socket(servers[1], token(user)) as two:
+        with socket(servers[1], token("other")) as other:
+            assert send_away(servers[0], user, verb) == 200
+            for each in [one, two]:
+                with pytest.raises(ConnectionClosed):
+                    each.recv(timeout=5)
+                assert each.close_reason == close[1]
+            assert say(other, type="ping")["type"] == "pong"
+
+
+def test_revoked_tokens_are_good_on_no_server_nor_on_one_that_comes_later(servers, redis, tmp_path):
+    key, others = token("gus"), token("hal")
+    assert publish(servers[1], "g", "x", key)[0] == 201
+    assert send_away(servers[0], "gus", "/revoke") == 200
+    eventually(lambda: code(publish(servers[1], "g", "x", key)) == (401, "unauthenticated"), 5)
+    assert code(publish(servers[0], "g", "x", key)) == (401, "unauthenticated")
+    later = start(tmp_path, redis)
+    assert code(publish(later, "g", "x", key)) == (401, "unauthenticated")
+    for server in [*servers, later]:
+        assert publish(server, "g", "x", others)[0] == 201
+    # Tokens tell their second only, so one of the same second is refused as well.
+    time.sleep(1.1)
+    assert publish(later, "g", "x", token("gus"))[0] == 201
+    later.stop()
+
+
+def test_a_server_that_was_cut_off_hears_of_it_later(servers, redis):
+    key = token("ida")
+    assert publish(servers[1], "g", "x", key)[0] == 201
+    redis.kill()
+    eventually(lambda: send_away(servers[0], "ida", "/revoke") == 503)
+    redis.start()
+    eventually(lambda: send_away(servers[0], "ida", "/revoke") == 200)
+    eventually(lambda: publish(servers[1], "g", "x", key)[0] == 401)
 
 
 def test_while_the_redis_is_away_nobody_knows_whether_a_ticket_is_good(servers, redis):

@@ -15,7 +15,7 @@ use tidewire_core::limits::Limits;
 
 use crate::access::Access;
 use crate::access::sealed::Secret;
-use crate::backplane::{Backplane, Opened};
+use crate::backplane::{Backplane, Herald, Opened};
 use crate::certificates::Certificates;
 use crate::clock::{Clock, wall_clock};
 use crate::drain::{Drain, Given};
@@ -147,6 +147,8 @@ impl Server {
             presence: Arc::clone(&presence),
             clock,
         });
+        // Before anybody is served: what was revoked on other servers holds.
+        let durable = log.start(&hub, &access)?;
         let mut shards = Vec::new();
         let mut listeners = vec![Listener::new(socket, Arc::clone(&shared), Port::Plain)?];
         if let (Some(socket), Some(certificates)) = (tls_socket, &certificates) {
@@ -172,7 +174,6 @@ impl Server {
         let stopping = Arc::new(AtomicBool::new(false));
         let mut helpers = vec![sweeper(Arc::clone(&hub), presence, Arc::clone(&stopping))?];
         helpers.push(operators::start(jobs, Arc::clone(&hub), gauges, Arc::clone(&access))?);
-        let durable = log.start(&hub)?;
         if let Some(certificates) = certificates {
             helpers.extend(certificates.watch(Arc::clone(&stopping))?);
         }
@@ -300,10 +301,14 @@ impl Log {
     }
 
     /// Starts the threads that write and read it.
-    fn start(self, hub: &Arc<Hub>) -> anyhow::Result<Vec<JoinHandle<()>>> {
+    fn start(self, hub: &Arc<Hub>, access: &Arc<Access>) -> anyhow::Result<Vec<JoinHandle<()>>> {
         match self {
             Self::None => Ok(Vec::new()),
-            Self::Backplane(backplane, opened) => backplane.start(hub, *opened),
+            Self::Backplane(backplane, opened) => {
+                let (to, by) = (Arc::clone(hub), Arc::clone(access));
+                let herald = move |subject: &str, what: &str| shard::heed(&to, &by, subject, what);
+                backplane.start(hub, Herald(Box::new(herald)), *opened)
+            }
             Self::Disk(disk, totals) => {
                 let committer = Committer::new(Arc::clone(hub), Arc::clone(&disk), totals);
                 let run = move || {

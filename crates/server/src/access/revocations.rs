@@ -29,6 +29,17 @@ pub(crate) struct Revocations {
     writing: Mutex<()>,
 }
 
+/// What became of what another server said.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Noted {
+    /// It holds from now on.
+    New,
+    /// It held already.
+    Known,
+    /// No token is that old.
+    Outdated,
+}
+
 #[derive(Serialize, Deserialize)]
 struct Line {
     user: Box<str>,
@@ -72,6 +83,21 @@ impl Revocations {
             let detail = format!("revoked until this server ends, as it cannot be written down: {error}");
             Problem::new(Code::StorageFailed, detail)
         })
+    }
+
+    /// As [`Self::revoke`] for what another server said. It is not written down, as that server saw to it that it is
+    /// kept; and it holds however many there are.
+    pub(crate) fn note(&self, user: &str, at_ms: u64, now_ms: u64) -> Noted {
+        if at_ms.saturating_add(self.keep_ms) <= now_ms {
+            return Noted::Outdated;
+        }
+        let mut by_user = self.lock();
+        if by_user.get(user).is_some_and(|known| *known >= at_ms) {
+            return Noted::Known;
+        }
+        by_user.insert(user.into(), at_ms);
+        self.is_empty.store(false, Ordering::SeqCst);
+        Noted::New
     }
 
     /// Whether somebody's token is good as far as this goes.

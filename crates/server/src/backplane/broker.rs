@@ -106,6 +106,8 @@ pub(super) enum Notice {
     Event(ChannelName, Arrival),
     /// All that a channel had is deleted; nothing up to the offset is retained.
     Deleted(ChannelName, u64),
+    /// Something was announced of a subject.
+    Announced(String, String),
     /// Some are missing, of any channel: the connection is of no use any more.
     Lost(String),
 }
@@ -127,6 +129,16 @@ pub(super) trait Broker {
 
     /// Whether nobody has said this before; remembered for so long.
     fn say_once(&self, what: &str, keep_ms: u64) -> Answer<bool>;
+
+    /// Tells all others something of a subject. Where it is kept, those hear of it too who come later, until it is
+    /// forgotten or something else is said of the subject.
+    fn announce(&self, subject: &str, what: &str, is_kept: bool) -> Answer<()>;
+
+    /// All that is kept of what was announced: subjects, and what was said of each.
+    fn announced(&self) -> Answer<Vec<(String, String)>>;
+
+    /// What was announced of these subjects is not kept any more, unless something else was announced since.
+    fn forget(&self, announced: &[(String, String)]) -> Answer<()>;
 
     /// Appends events; one answer for each.
     fn append(&self, appends: Vec<Append>, limits: &Limits) -> Answer<Vec<Appended>>;

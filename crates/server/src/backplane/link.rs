@@ -29,6 +29,8 @@ pub(super) enum Order {
     Load(Load),
     /// Say something that is said once, and tell the connection whether it was the first time.
     Spend { what: String, keep_ms: u64, visitor: Visitor },
+    /// Tell all servers something of a subject, and tell the connection that it is done.
+    Announce { subject: String, what: String, is_kept: bool, visitor: Visitor },
     /// Nothing, and to tell so.
     Refuse { waiter: Waiter, problem: Problem },
 }

@@ -6,9 +6,11 @@ mod follow;
 mod link;
 pub(crate) mod redis;
 mod replies;
+mod target;
 mod worker;
 
-use std::sync::Arc;
+use std::fmt;
+use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -16,10 +18,11 @@ use tidewire_core::limits::{Limits, Policy};
 use tidewire_core::{ChannelName, NewEvent, Problem};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
-pub(crate) use self::redis::Target;
 use broker::Known;
 pub(crate) use broker::{Arrival, Extent, Seam, Standing};
 use link::{Link, Order, Publication, Visitor};
+pub(crate) use target::{Target, shown, split};
+use worker::Connected;
 
 use crate::hub::Hub;
 use crate::metrics::Histogram;
@@ -40,11 +43,24 @@ pub struct BackplaneSettings {
 pub(crate) struct Backplane {
     links: Vec<Arc<Link>>,
     pub(crate) chunks: Chunks,
+    herald: OnceLock<Herald>,
+}
+
+/// Acts on what is announced of a subject. False if it is too old to be kept.
+pub(crate) struct Herald(pub(crate) Heed);
+
+/// A subject, and what was announced of it.
+pub(crate) type Heed = Box<dyn Fn(&str, &str) -> bool + Send + Sync>;
+
+impl fmt::Debug for Herald {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Herald")
+    }
 }
 
 /// Brokers to which the connections stand, and what they say that the log's number is.
 pub(crate) struct Opened {
-    brokers: Vec<worker::Connected>,
+    brokers: Vec<Connected>,
     pub(crate) known: Known,
 }
 
@@ -70,31 +86,36 @@ impl Backplane {
         let mut known = None;
         for url in &settings.urls {
             let target = Target::parse(url, node, timeout)?;
-            let connected = worker::Connected::open(target, known)?;
+            let connected = Connected::open(target, known)?;
             known = known.or(Some(connected.known()));
             brokers.push(connected);
             links.push(Arc::new(Link::new(shown(url))));
         }
         let known = known.ok_or_else(|| anyhow::anyhow!("no backplane is named"))?;
         let opened = Opened { brokers, known };
-        Ok((Arc::new(Self { links, chunks: Chunks::default() }), opened))
+        Ok((Arc::new(Self { links, chunks: Chunks::default(), herald: OnceLock::new() }), opened))
     }
 
-    /// Serves the orders, a thread for each broker.
+    /// Serves the orders, a thread for each broker. What was announced before is acted on when this returns.
     ///
     /// # Errors
-    /// If the system refuses threads.
+    /// If the system refuses threads, or a broker does not answer.
     pub(crate) fn start(
         self: &Arc<Self>,
         hub: &Arc<Hub>,
+        herald: Herald,
         opened: Opened,
     ) -> anyhow::Result<Vec<JoinHandle<()>>> {
+        for (subject, what) in opened.brokers.first().map_or_else(|| Ok(Vec::new()), Connected::announced)? {
+            (herald.0)(&subject, &what);
+        }
+        let _ = self.herald.set(herald);
         let mut threads = Vec::new();
         for (index, (link, connected)) in self.links.iter().zip(opened.brokers).enumerate() {
             let (hub, backplane, link) = (Arc::clone(hub), Arc::clone(self), Arc::clone(link));
             let run = move || {
                 let _guard = crate::server::AbortOnPanic;
-                worker::run(hub, backplane, link, connected);
+                worker::run(hub, backplane, link, connected, index == 0);
             };
             threads.push(spawn(&format!("backplane-{index}"), run)?);
         }
@@ -174,6 +195,28 @@ impl Backplane {
         Ok(())
     }
 
+    /// Tells all servers something of a subject, by the first broker; the connection is told when that has it.
+    ///
+    /// # Errors
+    /// As [`Self::publish`].
+    pub(crate) fn announce(
+        &self,
+        (subject, what): (String, String),
+        is_kept: bool,
+        (shard, connection, serial): (u16, u32, u32),
+    ) -> Result<(), Problem> {
+        let Some(link) = self.links.first() else { return Ok(()) };
+        link.check()?;
+        let visitor = Visitor { shard, connection, serial };
+        link.push(Order::Announce { subject, what, is_kept, visitor });
+        Ok(())
+    }
+
+    /// Acts on what another server announced.
+    fn hear(&self, subject: &str, what: &str) -> bool {
+        self.herald.get().is_none_or(|herald| (herald.0)(subject, what))
+    }
+
     /// Whether the broker of a channel is away.
     pub(crate) fn is_away(&self, name: &str) -> bool {
         self.link_of(name).is_away()
@@ -217,22 +260,5 @@ impl Backplane {
     /// Ends the threads, once all that is waiting is done.
     pub(crate) fn stop(&self) {
         self.links.iter().for_each(|link| link.stop());
-    }
-}
-
-/// A URL without what must not be in a log.
-pub(crate) fn shown(url: &str) -> String {
-    let (scheme, rest) = url.split_once("://").unwrap_or(("", url));
-    let rest = rest.split(['?', '#']).next().unwrap_or_default();
-    let host = rest.rsplit_once('@').map_or(rest, |(_, host)| host);
-    format!("{scheme}://{host}")
-}
-
-#[cfg(test)]
-mod tests {
-    #[test]
-    fn passwords_are_not_shown() {
-        assert_eq!(super::shown("redis://u:p@host:1/0?x=y"), "redis://host:1/0");
-        assert_eq!(super::shown("redis://host"), "redis://host");
     }
 }

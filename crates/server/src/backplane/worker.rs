@@ -36,6 +36,8 @@ const LOADS_UNDER_WAY: usize = 32;
 /// How much is read at once of what a channel missed.
 const MISSED_EVENTS: usize = 1_000;
 const MISSED_BYTES: usize = 1 << 20;
+/// At how many pings it is asked once what is announced, to have forgotten what is outdated.
+const PINGS_PER_ROUND: u32 = 600;
 /// How much comes of the feed before others have their turn.
 const NOTICES: usize = 256;
 
@@ -59,10 +61,23 @@ impl Connected {
     pub(super) fn known(&self) -> Known {
         self.broker.known()
     }
+
+    /// What was announced before this server came.
+    pub(super) fn announced(&self) -> anyhow::Result<Vec<(String, String)>> {
+        let announced = self.runtime.block_on(self.broker.announced());
+        announced
+            .map_err(|error| anyhow::anyhow!("cannot use the backplane at {}: {error}", self.target.shown()))
+    }
 }
 
 /// Serves a broker's orders until the link is stopped and nothing waits.
-pub(super) fn run(hub: Arc<Hub>, backplane: Arc<Backplane>, link: Arc<Link>, connected: Connected) {
+pub(super) fn run(
+    hub: Arc<Hub>,
+    backplane: Arc<Backplane>,
+    link: Arc<Link>,
+    connected: Connected,
+    hears: bool,
+) {
     let Connected { runtime, target, broker } = connected;
     let known = broker.known();
     let mut worker = Worker {
@@ -83,6 +98,11 @@ pub(super) fn run(hub: Arc<Hub>, backplane: Arc<Backplane>, link: Arc<Link>, con
         spent: HashMap::new(),
         next: 0,
         deaf: false,
+        hears,
+        pings: 0,
+        announcements: VecDeque::new(),
+        outdated: Vec::new(),
+        announcing: HashMap::new(),
     };
     runtime.block_on(async move {
         let mut broker = broker;
@@ -149,6 +169,8 @@ enum Done {
     Events(u64, Result<Vec<Arrival>, BrokerError>),
     State(u64, Result<StateAt, BrokerError>),
     Spent(u64, Result<bool, BrokerError>),
+    Announced(u64, Result<(), BrokerError>),
+    Heard(Result<Vec<(String, String)>, BrokerError>),
     Unfollowed(Result<(), BrokerError>),
     Pinged(Result<(), BrokerError>),
 }
@@ -179,6 +201,14 @@ struct Worker {
     next: u64,
     /// A ping is under way.
     deaf: bool,
+    /// It is the broker by which things are announced.
+    hears: bool,
+    /// How many pings there were since it was asked what is announced.
+    pings: u32,
+    announcements: VecDeque<(String, String, bool, Visitor)>,
+    /// What was announced and needs to be kept no more.
+    outdated: Vec<(String, String)>,
+    announcing: HashMap<u64, Visitor>,
 }
 
 impl Worker {
@@ -202,10 +232,20 @@ impl Worker {
                     if !std::mem::replace(&mut self.deaf, true) {
                         let ping = broker.ping();
                         under_way.push(Box::pin(async move { Done::Pinged(ping.await) }));
+                        self.ask_for_announced(broker, &mut under_way);
                     }
                 }
             }
         }
+    }
+
+    /// Asks what was announced: whoever was away may have missed something, and what is outdated is to be forgotten.
+    fn ask_for_announced(&mut self, broker: &dyn Broker, under_way: &mut UnderWay) {
+        if self.hears && self.pings.is_multiple_of(PINGS_PER_ROUND) {
+            let announced = broker.announced();
+            under_way.push(Box::pin(async move { Done::Heard(announced.await) }));
+        }
+        self.pings = self.pings.wrapping_add(1);
     }
 
     fn take_orders(&mut self) {
@@ -228,6 +268,9 @@ impl Worker {
                     }
                 }
                 Order::Load(load) => self.loads.push_back(load),
+                Order::Announce { subject, what, is_kept, visitor } => {
+                    self.announcements.push_back((subject, what, is_kept, visitor));
+                }
                 Order::Spend { what, keep_ms, visitor } => self.spending.push_back((what, keep_ms, visitor)),
                 Order::Refuse { waiter, problem } => {
                     replies::refuse(&self.hub, vec![(waiter, None, problem)])
@@ -275,6 +318,15 @@ impl Worker {
             let (id, say) = (self.number(), broker.say_once(&what, keep_ms));
             under_way.push(Box::pin(async move { Done::Spent(id, say.await) }));
             self.spent.insert(id, visitor);
+        }
+        if !self.outdated.is_empty() {
+            let forget = broker.forget(&std::mem::take(&mut self.outdated));
+            under_way.push(Box::pin(async move { Done::Unfollowed(forget.await) }));
+        }
+        while let Some((subject, what, is_kept, visitor)) = self.announcements.pop_front() {
+            let (id, announce) = (self.number(), broker.announce(&subject, &what, is_kept));
+            under_way.push(begun(Box::pin(async move { Done::Announced(id, announce.await) })));
+            self.announcing.insert(id, visitor);
         }
         for name in std::mem::take(&mut self.missing) {
             let Some(followed) = self.followed.get_mut(&name) else { continue };
@@ -414,6 +466,19 @@ impl Worker {
                     self.tell_spent(visitor, Ok(is_first));
                 }
             }
+            Done::Announced(id, outcome) => {
+                outcome?;
+                if let Some(visitor) = self.announcing.remove(&id) {
+                    self.tell_announced(visitor, Ok(()));
+                }
+            }
+            Done::Heard(announced) => {
+                for (subject, what) in announced? {
+                    if !self.backplane.hear(&subject, &what) {
+                        self.outdated.push((subject, what));
+                    }
+                }
+            }
             Done::Unfollowed(outcome) => outcome?,
             Done::Pinged(outcome) => {
                 self.deaf = false;
@@ -525,6 +590,9 @@ impl Worker {
                     self.hub.clear_shared(&followed.channel, floor, told);
                 }
             }
+            Notice::Announced(subject, what) => {
+                self.backplane.hear(&subject, &what);
+            }
             Notice::Lost(_) => {}
         }
     }
@@ -606,11 +674,20 @@ impl Worker {
         self.hub.inboxes()[usize::from(shard)].push(Message::Spent { connection, serial, outcome });
     }
 
-    /// Nobody knows whether a ticket was good.
-    fn refuse_tickets(&mut self, problem: &Problem) {
+    fn tell_announced(&self, visitor: Visitor, outcome: Result<(), Problem>) {
+        let Visitor { shard, connection, serial } = visitor;
+        self.hub.inboxes()[usize::from(shard)].push(Message::Announced { connection, serial, outcome });
+    }
+
+    /// Nobody knows whether a ticket was good, or who was told what.
+    fn refuse_questions(&mut self, problem: &Problem) {
         let waiting = self.spending.drain(..).map(|(_, _, visitor)| visitor);
         let visitors: Vec<Visitor> = waiting.chain(self.spent.drain().map(|(_, visitor)| visitor)).collect();
         visitors.into_iter().for_each(|visitor| self.tell_spent(visitor, Err(problem.clone())));
+        let waiting = self.announcements.drain(..).map(|(_, _, _, visitor)| visitor);
+        let visitors: Vec<Visitor> =
+            waiting.chain(self.announcing.drain().map(|(_, visitor)| visitor)).collect();
+        visitors.into_iter().for_each(|visitor| self.tell_announced(visitor, Err(problem.clone())));
     }
 
     /// The broker is away: whoever waits for it is told.
@@ -630,7 +707,7 @@ impl Worker {
         self.refuse(waiting, &nothing);
         self.loads.extend(self.loading.drain().map(|(_, load)| load));
         self.refuse_loads(&nothing);
-        self.refuse_tickets(&nothing);
+        self.refuse_questions(&nothing);
         let attaching = std::mem::take(&mut self.attaching);
         for visitor in attaching.into_values().flat_map(|attaching| attaching.visitors) {
             self.welcome(visitor, Err(nothing.clone()));
@@ -702,7 +779,7 @@ impl Worker {
         let writes = std::mem::take(&mut self.writes).into();
         self.refuse(writes, &nothing);
         self.refuse_loads(&nothing);
-        self.refuse_tickets(&nothing);
+        self.refuse_questions(&nothing);
         let attaching = std::mem::take(&mut self.attaching);
         let mut visitors: Vec<Visitor> =
             attaching.into_values().flat_map(|attaching| attaching.visitors).collect();
@@ -730,6 +807,7 @@ impl Worker {
     /// The broker is back: each channel goes on from where it was.
     fn begin_anew(&mut self) {
         self.link.set_away(false);
+        self.pings = 0;
         eprintln!("tidewire: the backplane at {} is back", self.link.name());
         self.looking.extend(self.followed.keys().cloned());
     }

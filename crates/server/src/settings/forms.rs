@@ -4,7 +4,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use crate::access::pattern::Pattern;
-use crate::backplane::Target;
+use crate::backplane::{self, Target};
 
 /// What a text must look like.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -122,16 +122,12 @@ pub(super) fn url(text: &str) -> Result<Url<'_>, String> {
 
 /// The brokers of a list of URLs.
 pub(super) fn brokers(text: &str) -> Result<Vec<String>, String> {
-    let mut urls: Vec<String> = Vec::new();
-    for url in text.split(',').map(str::trim) {
-        if !(url.starts_with("redis://") || url.starts_with("rediss://")) {
-            return Err("a part of it has another scheme, or none".to_owned());
-        }
+    let urls = backplane::split(text);
+    for (index, url) in urls.iter().enumerate() {
         Target::parse(url, 0, std::time::Duration::ZERO).map_err(|error| error.to_string())?;
-        if urls.iter().any(|other| other == url) {
+        if urls[..index].contains(url) {
             return Err("it names one broker twice".to_owned());
         }
-        urls.push(url.to_owned());
     }
     Ok(urls)
 }

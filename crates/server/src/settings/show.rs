@@ -9,6 +9,7 @@ use super::load::{Configuration, Sources};
 use super::mistakes::Origin;
 use super::source::ADMIN_KEY;
 use super::values::{Data, Table, Value};
+use crate::backplane;
 
 /// All values.
 pub(super) fn show(configuration: &Configuration, sources: &Sources) -> String {
@@ -78,8 +79,8 @@ fn written(entry: &Entry, value: &Value) -> String {
         Data::Number(number) => number.to_string(),
         Data::Text(text) => match (entry.kind, text.split_once('?')) {
             (Kind::Text(Form::Brokers), _) => {
-                let shown = text.split(',').map(|url| crate::backplane::shown(url.trim()));
-                quoted(&shown.collect::<Vec<_>>().join(","))
+                let urls = backplane::split(text);
+                quoted(&urls.iter().map(|url| backplane::shown(url)).collect::<Vec<_>>().join(","))
             }
             (Kind::Text(Form::Url), Some((before, _))) => quoted(&format!("{before}?[secret]")),
             _ => quoted(text),

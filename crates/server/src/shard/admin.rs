@@ -7,11 +7,15 @@ use tidewire_core::wire::sse;
 use tidewire_core::{Code, Problem, Timestamp};
 
 use super::connection::{Goodbye, Protocol};
+use super::visitors::Held;
 use super::{Message, Shard};
+use crate::access::Access;
 use crate::access::identity::Identity;
+use crate::access::revocations::Noted;
 use crate::clock::wall_clock;
 use crate::http::answer::Exchange;
 use crate::http::route::{AdminRoute, number};
+use crate::hub::{Hub, Keeper};
 
 /// How many users a page has that does not say.
 const USERS_DEFAULT: usize = 100;
@@ -141,15 +145,47 @@ impl Shard {
         serde_json::json!({"user": user, "connections": connections})
     }
 
-    /// Ends all streams of a user, on whichever shard they are; gives how many there are.
     fn expel(&mut self, user: &str, why: Expulsion) -> usize {
-        let places = self.access.users.places(user);
-        for place in &places {
-            let (connection, serial) = (place.connection, place.serial);
-            let inbox = &self.hub.inboxes()[usize::from(place.shard)];
-            inbox.push(Message::Expel { connection, serial, why });
+        expel(&self.hub, &self.access, user, why)
+    }
+
+    /// Has all other servers do the same, before this one does it and says so.
+    pub(super) fn announce_first(
+        &mut self,
+        id: u32,
+        request: &Request<'_, '_>,
+        route: &AdminRoute,
+        who: Option<&Identity>,
+    ) -> Result<(), Held> {
+        let (subject, what, is_kept) = match route {
+            AdminRoute::Disconnect(user) => (format!("{DISCONNECTED}{user}"), String::new(), false),
+            AdminRoute::Revoke(user) => (format!("{REVOKED}{user}"), wall_clock().0.to_string(), true),
+            _ => return Ok(()),
+        };
+        if request.method != Method::Post || self.check_admin(who).is_err() {
+            return Ok(()); // whoever answers says so
         }
-        places.len()
+        let connection = &mut self.connections[id as usize];
+        if let Some(outcome) = connection.decisions.as_mut().and_then(|decisions| decisions.announced.take())
+        {
+            return Ok(outcome?);
+        }
+        let place = (self.index, id, connection.serial);
+        if let Some(Keeper::Backplane(backplane)) = self.hub.keeper() {
+            backplane.announce((subject, what), is_kept, place)?;
+            self.await_decisions(id, 1);
+            return Err(Held::Waits);
+        }
+        Ok(())
+    }
+
+    /// All servers know, or the backplane is away.
+    pub(super) fn handle_announced(&mut self, id: u32, serial: u32, outcome: Result<(), Problem>) {
+        let Some(connection) = self.connections.get_mut(id as usize) else { return };
+        if let Some(decisions) = connection.decisions.as_mut().filter(|_| connection.serial == serial) {
+            decisions.announced = Some(outcome);
+            self.handle_decided(id, serial, None);
+        }
     }
 
     /// The application ends a stream of this shard.
@@ -175,6 +211,37 @@ impl Shard {
             _ => {}
         }
     }
+}
+
+/// Ends all streams of a user, on whichever shard they are; gives how many there are.
+fn expel(hub: &Hub, access: &Access, user: &str, why: Expulsion) -> usize {
+    let places = access.users.places(user);
+    for place in &places {
+        let (connection, serial) = (place.connection, place.serial);
+        let inbox = &hub.inboxes()[usize::from(place.shard)];
+        inbox.push(Message::Expel { connection, serial, why });
+    }
+    places.len()
+}
+
+/// How subjects begin that are announced, before the user.
+const DISCONNECTED: &str = "disconnected:";
+const REVOKED: &str = "revoked:";
+
+/// Does here what another server announced. False if it is too old to matter.
+pub(crate) fn heed(hub: &Hub, access: &Access, subject: &str, what: &str) -> bool {
+    if let Some(user) = subject.strip_prefix(DISCONNECTED) {
+        expel(hub, access, user, Expulsion::Disconnected);
+    } else if let (Some(user), Ok(at_ms)) = (subject.strip_prefix(REVOKED), what.parse()) {
+        match access.revocations.note(user, at_ms, wall_clock().0) {
+            Noted::New => {
+                expel(hub, access, user, Expulsion::Revoked);
+            }
+            Noted::Known => {}
+            Noted::Outdated => return false,
+        }
+    }
+    true
 }
 
 impl AdminRoute {

@@ -88,6 +88,8 @@ pub(super) struct Decisions {
     pub(super) identified: Option<Identified>,
     /// What the application said.
     pub(super) verdicts: Vec<(Key, Verdict)>,
+    /// What became of what it announces.
+    pub(super) announced: Option<Result<(), Problem>>,
     /// Whether its ticket was good, once that is known.
     pub(super) spent: Option<Result<bool, Problem>>,
     /// Why a channel cannot be read here.

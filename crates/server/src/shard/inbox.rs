@@ -55,6 +55,15 @@ pub(crate) enum Message {
         /// Whether it was good.
         outcome: Result<bool, Problem>,
     },
+    /// What a connection's request announces is with all servers that can be reached.
+    Announced {
+        /// The connection.
+        connection: u32,
+        /// Tells it from a later one of the same number.
+        serial: u32,
+        /// Why it is not.
+        outcome: Result<(), Problem>,
+    },
     /// The application ends a stream.
     Expel {
         /// The connection.

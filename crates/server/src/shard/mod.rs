@@ -54,6 +54,7 @@ use crate::operators::{self, Operators};
 use crate::presence::Presence;
 use crate::server::Gauges;
 use crate::settings::Settings;
+pub(crate) use admin::heed;
 use channels::LocalChannel;
 use commits::{Awaited, PausedBy};
 use connection::{Connection, Goodbye, Protocol};
@@ -315,6 +316,9 @@ impl Shard {
             }
             Message::Followed { connection, serial, outcome } => {
                 self.handle_followed(connection, serial, outcome);
+            }
+            Message::Announced { connection, serial, outcome } => {
+                self.handle_announced(connection, serial, outcome);
             }
             Message::Spent { connection, serial, outcome } => self.handle_spent(connection, serial, outcome),
             Message::Expel { connection, serial, why } => self.handle_expulsion(connection, serial, why),

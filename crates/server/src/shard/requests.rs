@@ -36,6 +36,15 @@ impl Shard {
                 Err(Held::Refused(problem)) => who = Err(problem),
             }
         }
+        if self.hub.has_backplane()
+            && let (Ok(Route::Admin(route)), Ok(known)) = (&route, &who)
+        {
+            match self.announce_first(id, request, route, known.clone().as_deref()) {
+                Ok(()) => {}
+                Err(Held::Waits) => return false,
+                Err(Held::Refused(problem)) => who = Err(problem),
+            }
+        }
         if matches!(route, Ok(Route::Metrics)) && !self.is_surveyed(id) {
             return false;
         }

@@ -5,7 +5,7 @@
 -- ARGV: 1 term, 2 feed, 3 node, 4 record, 5 bytes, 6 whether it is kept, 7 most events, 8 most bytes, 9 oldest age,
 --       10 idempotency key, 11 digest, 12 age of receipts, 13 most receipts,
 --       14 key in the state, 15 whether it leaves the state, 16 most keys, 17 most bytes of the state, 18 most seams,
---       19 whether this Redis may have lost what was acknowledged before its term
+--       19 whether this Redis may have lost what was acknowledged before its term, 20 how to publish
 local numbers, log, state, receipts, order = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local term, feed, node, record, size = ARGV[1], ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[5])
 local keeps = ARGV[6] == '1'
@@ -38,6 +38,8 @@ if receipt_key ~= '' then
   if receipt then
     local offset, at, number, seen = string.match(receipt, '^(%d+) (%d+) (%d+) (%x+)$')
     if tonumber(at) + receipt_ms > now and count - tonumber(number) < receipts_max then
+      -- A write, so that whoever waits for replicas waits for what was written before it.
+      redis.call('PEXPIRE', receipts, text(receipt_ms))
       return { 'known', offset, at, seen }
     end
   end
@@ -148,6 +150,6 @@ end
 local expires = now + LOOK_MS
 if oldest > 0 then expires = oldest + age_ms end
 local said = { text(offset), text(time), text(prev) .. mark, text(floor), text(length), text(total - floor_total), text(expires) }
-redis.call('PUBLISH', feed, node .. ' ' .. table.concat(said, ' ') .. '\n' .. record)
+redis.call(ARGV[20], feed, node .. ' ' .. table.concat(said, ' ') .. '\n' .. record)
 table.insert(said, 1, 'stored')
 return said

@@ -3,15 +3,17 @@
 use std::cell::RefCell;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 
 use redis::aio::MultiplexedConnection;
 use redis::{Cmd, Pipeline, PushInfo, PushKind, RedisResult, Value};
 use tidewire_core::limits::{BACKPLANE_SEAMS, Durability, Limits, Policy, StateKind};
 use tidewire_core::log::receipts::{Digest, Receipt};
 use tidewire_core::log::state::StateSize;
-use tidewire_core::{ChannelName, Epoch, Event, EventId, Problem, Timestamp, record};
+use tidewire_core::{ChannelName, Code, Epoch, Event, EventId, Problem, Timestamp, record};
 use tokio::sync::mpsc;
 
+use super::address::Parameters;
 use super::words;
 use crate::backplane::broker::{
     Answer, Append, Appended, Arrival, Broker, BrokerError, Known, Notice, Standing, StateAt,
@@ -19,6 +21,9 @@ use crate::backplane::broker::{
 
 /// How long a channel is known to Redis to which nobody has published; whoever follows it looks more often.
 const EMPTY_MS: u64 = 3_600_000;
+
+/// How long replicas have for what was appended.
+const REPLICAS_MS: u64 = 1_000;
 
 /// The connections to one Redis.
 pub(super) struct Connections {
@@ -34,6 +39,7 @@ pub(super) struct Scripts {
     look: String,
     state: String,
     delete: String,
+    forget: String,
 }
 
 impl Scripts {
@@ -46,6 +52,7 @@ impl Scripts {
             look: load(include_str!("look.lua")).await?,
             state: load(include_str!("state.lua")).await?,
             delete: load(include_str!("delete.lua")).await?,
+            forget: load(include_str!("forget.lua")).await?,
         })
     }
 }
@@ -56,9 +63,12 @@ pub(super) struct RedisBroker {
     scripts: Scripts,
     feed: RefCell<mpsc::Receiver<PushInfo>>,
     prefix: String,
+    replicas: u8,
     /// This node, as it is named in the feed.
     node: String,
     term: Term,
+    /// It is a part of a cluster: what is published there stays in that part.
+    is_part: bool,
     known: Known,
 }
 
@@ -75,21 +85,51 @@ impl RedisBroker {
         connections: Connections,
         scripts: Scripts,
         feed: mpsc::Receiver<PushInfo>,
-        prefix: String,
-        node: u64,
+        parameters: Parameters,
+        node: String,
         term: Term,
-        known: Known,
+        is_part: bool,
     ) -> Self {
-        let node = format!("{node:016x}");
-        Self { connections, scripts, feed: RefCell::new(feed), prefix, node, term, known }
+        let Parameters { prefix, replicas, .. } = parameters;
+        let known = Known { number: 0, secret: [0; 32] };
+        Self { connections, scripts, feed: RefCell::new(feed), prefix, replicas, node, term, is_part, known }
+    }
+
+    /// Is told what all who share the log know of it.
+    pub(super) fn know(&mut self, known: Known) {
+        self.known = known;
+    }
+
+    pub(super) fn writer(&mut self) -> &mut MultiplexedConnection {
+        &mut self.connections.writer
+    }
+
+    pub(super) fn reader(&self) -> MultiplexedConnection {
+        self.connections.reader.clone()
+    }
+
+    /// From when this is answered, announcements come as notices.
+    pub(super) async fn hear_board(&mut self) -> RedisResult<()> {
+        let board = self.board();
+        self.connections.listener.subscribe(board).await
     }
 
     fn epoch(&self, name: &ChannelName) -> Epoch {
         Epoch::derive(self.known.number, name.as_str())
     }
 
+    /// How scripts publish.
+    fn verb(&self) -> &'static str {
+        if self.is_part { "SPUBLISH" } else { "PUBLISH" }
+    }
+
     fn key(&self, name: &ChannelName, what: &str) -> String {
         format!("{}:{{{name}}}:{what}", self.prefix)
+    }
+
+    /// What is announced, and the feed of it.
+    fn board(&self) -> String {
+        format!("{}:board", self.prefix)
     }
 
     fn feed_of(&self, name: &ChannelName) -> String {
@@ -126,8 +166,29 @@ impl RedisBroker {
         command.arg(retention.idempotency_ms.max(1)).arg(retention.idempotency_keys);
         command.arg(key.unwrap_or_default()).arg(u8::from(event.is_tombstone()));
         command.arg(limits.state_keys).arg(limits.state_bytes).arg(BACKPLANE_SEAMS);
-        command.arg(u8::from(self.term.may_have_lost));
+        command.arg(u8::from(self.term.may_have_lost)).arg(self.verb());
         command
+    }
+
+    /// Has the feeds of channels come, or come no longer.
+    fn tune(&self, names: &[ChannelName], comes: bool) -> Answer<()> {
+        let mut listener = self.connections.listener.clone();
+        let feeds = names.iter().map(|name| self.feed_of(name));
+        if self.is_part {
+            // Each has a slot of its own, and a command must not have two.
+            let verb = if comes { "SSUBSCRIBE" } else { "SUNSUBSCRIBE" };
+            let mut pipeline = Pipeline::with_capacity(names.len());
+            feeds.for_each(|feed| {
+                pipeline.cmd(verb).arg(feed).ignore();
+            });
+            return Box::pin(async move { pipeline.query_async(&mut listener).await.map_err(failed) });
+        }
+        let feeds: Vec<String> = feeds.collect();
+        Box::pin(async move {
+            let outcome =
+                if comes { listener.subscribe(feeds).await } else { listener.unsubscribe(feeds).await };
+            outcome.map_err(failed)
+        })
     }
 }
 
@@ -161,6 +222,15 @@ async fn send_one(mut connection: MultiplexedConnection, command: Cmd) -> Result
     command.query_async(&mut connection).await.map_err(failed)
 }
 
+/// What was appended is not at as many replicas as it must be. It is in the log, and whoever follows it hears of it.
+fn too_few(replicas: u8) -> Problem {
+    let detail = format!(
+        "the event is stored, but not by {replicas} of the backplane's replicas, so it may be lost; try again with \
+         the same idempotency key"
+    );
+    Problem::new(Code::BackplaneUnavailable, detail)
+}
+
 /// What became of one append.
 fn appended(append: Append, epoch: Epoch, limits: &Limits, value: Value) -> Result<Appended, BrokerError> {
     let said = words::list(value)?;
@@ -191,7 +261,7 @@ fn full(limits: &Limits) -> Problem {
     let size = StateSize { keys: limits.state_keys as u64, bytes: limits.state_bytes as u64 };
     match size.replace(None, Some(1), limits) {
         Err(problem) => problem,
-        Ok(_) => Problem::new(tidewire_core::Code::StateFull, "the channel's state is full"),
+        Ok(_) => Problem::new(Code::StateFull, "the channel's state is full"),
     }
 }
 
@@ -207,6 +277,35 @@ impl Broker for RedisBroker {
         Box::pin(async move { Ok(send_one(writer, command).await? == Value::Okay) })
     }
 
+    fn announce(&self, subject: &str, what: &str, is_kept: bool) -> Answer<()> {
+        let mut pipeline = Pipeline::new();
+        if is_kept {
+            pipeline.cmd("HSET").arg(self.board()).arg(subject).arg(what).ignore();
+        }
+        let said = serde_json::to_string(&(subject, what)).unwrap_or_default();
+        let message = format!("{} {said}", self.node);
+        pipeline.cmd("PUBLISH").arg(self.board()).arg(message).ignore();
+        let mut writer = self.connections.writer.clone();
+        Box::pin(async move { pipeline.query_async(&mut writer).await.map_err(failed) })
+    }
+
+    fn announced(&self) -> Answer<Vec<(String, String)>> {
+        let (mut reader, board) = (self.connections.reader.clone(), self.board());
+        Box::pin(
+            async move { redis::cmd("HGETALL").arg(board).query_async(&mut reader).await.map_err(failed) },
+        )
+    }
+
+    fn forget(&self, announced: &[(String, String)]) -> Answer<()> {
+        let mut command = redis::cmd("EVALSHA");
+        command.arg(&self.scripts.forget).arg(1).arg(self.board());
+        announced.iter().for_each(|(subject, what)| {
+            command.arg(subject).arg(what);
+        });
+        let writer = self.connections.writer.clone();
+        Box::pin(async move { send_one(writer, command).await.map(drop) })
+    }
+
     fn append(&self, appends: Vec<Append>, limits: &Limits) -> Answer<Vec<Appended>> {
         let mut pipeline = Pipeline::with_capacity(appends.len());
         let mut epochs = Vec::with_capacity(appends.len());
@@ -214,24 +313,27 @@ impl Broker for RedisBroker {
             pipeline.add_command(self.append_one(append, limits));
             epochs.push(self.epoch(&append.name));
         }
+        let replicas = self.replicas;
+        if replicas > 0 {
+            pipeline.cmd("WAIT").arg(replicas).arg(REPLICAS_MS);
+        }
         let (writer, limits) = (self.connections.writer.clone(), limits.clone());
         Box::pin(async move {
-            let answers = send(writer, pipeline).await?;
+            let mut answers = send(writer, pipeline).await?;
+            if replicas > 0 && words::number(answers.pop().as_ref())? < u64::from(replicas) {
+                return Ok(appends.iter().map(|_| Appended::Refused(too_few(replicas))).collect());
+            }
             let asked = appends.into_iter().zip(epochs).zip(answers);
             asked.map(|((append, epoch), answer)| appended(append, epoch, &limits, answer)).collect()
         })
     }
 
     fn follow(&self, names: &[ChannelName]) -> Answer<()> {
-        let mut listener = self.connections.listener.clone();
-        let feeds: Vec<String> = names.iter().map(|name| self.feed_of(name)).collect();
-        Box::pin(async move { listener.subscribe(feeds).await.map_err(failed) })
+        self.tune(names, true)
     }
 
     fn unfollow(&self, names: &[ChannelName]) -> Answer<()> {
-        let mut listener = self.connections.listener.clone();
-        let feeds: Vec<String> = names.iter().map(|name| self.feed_of(name)).collect();
-        Box::pin(async move { listener.unsubscribe(feeds).await.map_err(failed) })
+        self.tune(names, false)
     }
 
     fn look(&self, channels: &[(ChannelName, Arc<Policy>)]) -> Answer<Vec<Standing>> {
@@ -304,7 +406,7 @@ impl Broker for RedisBroker {
 
     fn delete(&self, name: &ChannelName) -> Answer<u64> {
         let mut command = self.script(&self.scripts.delete, name, &["n", "log", "state", "r", "ro"]);
-        command.arg(self.feed_of(name)).arg(&self.node);
+        command.arg(self.feed_of(name)).arg(&self.node).arg(self.verb());
         let writer = self.connections.writer.clone();
         Box::pin(async move { words::number(Some(&send_one(writer, command).await?)) })
     }
@@ -319,22 +421,7 @@ impl Broker for RedisBroker {
     }
 
     fn notice(&self) -> Pin<Box<dyn Future<Output = Option<Notice>> + '_>> {
-        Box::pin(std::future::poll_fn(|context| {
-            loop {
-                let Ok(mut feed) = self.feed.try_borrow_mut() else { return std::task::Poll::Pending };
-                let Some(PushInfo { kind, data }) = std::task::ready!(feed.poll_recv(context)) else {
-                    return std::task::Poll::Ready(None);
-                };
-                let notice = match kind {
-                    PushKind::Message => self.message(&data),
-                    PushKind::Disconnection => Some(Notice::Lost("its feed has ended".to_owned())),
-                    _ => None,
-                };
-                if notice.is_some() {
-                    return std::task::Poll::Ready(notice);
-                }
-            }
-        }))
+        Box::pin(std::future::poll_fn(|context| self.poll_notice(context)))
     }
 }
 
@@ -343,7 +430,30 @@ const READ_FIRST: usize = 16;
 const READ_AT_ONCE: usize = 1_000;
 
 impl RedisBroker {
+    /// The next notice, none once the connection is gone.
+    pub(super) fn poll_notice(&self, context: &mut Context<'_>) -> Poll<Option<Notice>> {
+        loop {
+            let Ok(mut feed) = self.feed.try_borrow_mut() else { return Poll::Pending };
+            let Some(PushInfo { kind, data }) = std::task::ready!(feed.poll_recv(context)) else {
+                return Poll::Ready(None);
+            };
+            let notice = match kind {
+                PushKind::Message | PushKind::SMessage => self.message(&data),
+                PushKind::Disconnection => Some(Notice::Lost("its feed has ended".to_owned())),
+                _ => None,
+            };
+            if notice.is_some() {
+                return Poll::Ready(notice);
+            }
+        }
+    }
+
     fn message(&self, data: &[Value]) -> Option<Notice> {
+        if words::text(data.first()).ok()? == self.board() {
+            let (node, said) = words::text(data.get(1)).ok()?.split_once(' ')?;
+            let (subject, what) = serde_json::from_str(said).ok()?;
+            return (node != self.node).then_some(Notice::Announced(subject, what));
+        }
         let name = self.channel_of(words::bytes(data.first()).ok()?)?;
         let epoch = self.epoch(&name);
         let message = words::bytes(data.get(1)).ok()?;

@@ -6,7 +6,9 @@
 //! `:ro` (receipts and their order), and `tidewire:log` with the log's number. The braces keep a channel's keys
 //! together in a cluster (Redis Cluster specification, "hash tags").
 
+mod address;
 mod broker;
+mod cluster;
 mod connect;
 mod words;
 
