@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
+use crate::plan::PlanArgs;
 use crate::rolling::RollingArgs;
 use crate::scenario::Scenario;
 use crate::targets::baseline;
@@ -29,6 +30,8 @@ enum Command {
     },
     /// Show rolling restarts behind HAProxy: who comes back when, and that nobody misses anything
     Rolling(RollingArgs),
+    /// Say how large a cluster must be, and what it does when a zone is lost
+    Plan(PlanArgs),
     /// Serve as the baseline: the bare send() loop (scenarios start it by themselves)
     Baseline {
         #[arg(long, value_name = "ADDRESS")]
@@ -41,6 +44,7 @@ impl Cli {
         match self.command {
             Command::Run { scenario } => scenario.run(),
             Command::Rolling(arguments) => arguments.run(),
+            Command::Plan(arguments) => arguments.run(),
             Command::Baseline { listen } => baseline::server::run(listen),
         }
     }

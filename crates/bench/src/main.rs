@@ -7,6 +7,7 @@ mod fleet;
 mod layout;
 mod ledger;
 mod payload;
+mod plan;
 mod procfs;
 mod progress;
 mod report;

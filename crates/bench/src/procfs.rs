@@ -26,9 +26,9 @@ impl CpuTime {
     }
 }
 
-/// CPU time of a process and its descendants, all threads.
-pub(crate) fn cpu_time(root: u32) -> Result<CpuTime> {
-    sum_cpu_time(&tree(root))
+/// CPU time of processes and their descendants, all threads.
+pub(crate) fn cpu_time(roots: &[u32]) -> Result<CpuTime> {
+    sum_cpu_time(&tree(roots))
 }
 
 /// CPU time of this process alone; what it started is what it measures.
@@ -49,19 +49,19 @@ fn sum_cpu_time(pids: &[u32]) -> Result<CpuTime> {
     Ok(sum)
 }
 
-/// Anonymous resident memory of a process and its descendants.
-pub(crate) fn anonymous_bytes(root: u32) -> Result<u64> {
+/// Anonymous resident memory of processes and their descendants.
+pub(crate) fn anonymous_bytes(roots: &[u32]) -> Result<u64> {
     let mut sum = 0;
-    for pid in tree(root) {
+    for pid in tree(roots) {
         let status = fs::read_to_string(format!("/proc/{pid}/status")).context("the process is gone")?;
         sum += parse_rss_anon(&status).with_context(|| format!("no RssAnon in /proc/{pid}/status"))?;
     }
     Ok(sum)
 }
 
-/// The root and what it started, directly or not.
-fn tree(root: u32) -> Vec<u32> {
-    let mut found = vec![root];
+/// The roots and what they started, directly or not.
+fn tree(roots: &[u32]) -> Vec<u32> {
+    let mut found = roots.to_vec();
     let mut at = 0;
     while at < found.len() && found.len() < PROCESSES_MAX {
         for task in fs::read_dir(format!("/proc/{}/task", found[at])).into_iter().flatten().flatten() {
@@ -104,7 +104,7 @@ mod tests {
     #[test]
     fn this_process_can_be_read() {
         let pid = std::process::id();
-        assert!(cpu_time(pid).is_ok() && own_cpu_time().is_ok());
-        assert!(anonymous_bytes(pid).is_ok_and(|bytes| bytes > 0));
+        assert!(cpu_time(&[pid]).is_ok() && own_cpu_time().is_ok());
+        assert!(anonymous_bytes(&[pid]).is_ok_and(|bytes| bytes > 0));
     }
 }

@@ -107,7 +107,7 @@ impl<'a> Fleet<'a> {
         progress.begin("connecting", u64::from(wanted));
         for line in 0..self.plan.lines {
             let token = Token(FIRST_LINE + line);
-            self.publisher.add_line(self.server.publish_address, self.poll.registry(), token)?;
+            self.publisher.add_line(self.server.publish_address(line), self.poll.registry(), token)?;
         }
         while self.ready < wanted || !self.publisher.is_open() {
             while self.subscribers.len() < wanted as usize
@@ -131,8 +131,9 @@ impl<'a> Fleet<'a> {
     fn add_subscriber(&mut self) -> Result<()> {
         let index = self.subscribers.len();
         let narrow = self.is_stalled(index as u32);
-        let pipe = Pipe::connect(self.server.subscribe_address, self.poll.registry(), Token(index), narrow)
-            .with_context(|| format!("subscriber {index}"))?;
+        let pipe =
+            Pipe::connect(self.server.subscribe_address(index), self.poll.registry(), Token(index), narrow)
+                .with_context(|| format!("subscriber {index}"))?;
         self.subscribers.push(Subscriber::new(pipe));
         Ok(())
     }

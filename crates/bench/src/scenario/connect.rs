@@ -56,7 +56,7 @@ pub(super) fn measure(
     progress: &Progress,
 ) -> Result<Sample> {
     let server = target.start(&common.target)?;
-    let pid = server.root_pid.context("CPU time can only be read of a process that is known: give --pid")?;
+    let pid = server.roots().context("CPU time can only be read of a process that is known: give --pid")?;
     let plan = FleetPlan {
         layout: Layout::fan_out(connections),
         transport: target.transport,

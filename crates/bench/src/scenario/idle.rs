@@ -59,8 +59,7 @@ impl IdleArgs {
 
     fn measure(&self, target: &Target, connections: u32, progress: &Progress) -> Result<Sample> {
         let server = target.start(&self.common.target)?;
-        let pid =
-            server.root_pid.context("memory can only be read of a process that is known: give --pid")?;
+        let pid = server.roots().context("memory can only be read of a process that is known: give --pid")?;
         let layout = if self.own { Layout::own(connections, 1) } else { Layout::fan_out(connections) };
         let plan = FleetPlan {
             layout,

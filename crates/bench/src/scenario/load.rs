@@ -114,19 +114,19 @@ fn run(target: &Target, load: &Load, options: &TargetOptions, progress: &Progres
     }
     fleet.reset_counts();
     progress.begin("measuring", load.duration.as_millis() as u64);
-    let usage = |pid: Option<u32>| pid.map(cpu_time).transpose();
-    let memory = |pid: Option<u32>| pid.map(anonymous_bytes).transpose();
-    let (cpu_before, memory_before) = (usage(server.root_pid)?, memory(server.root_pid)?);
+    let usage = |roots: Option<&[u32]>| roots.map(cpu_time).transpose();
+    let memory = |roots: Option<&[u32]>| roots.map(anonymous_bytes).transpose();
+    let (cpu_before, memory_before) = (usage(server.roots())?, memory(server.roots())?);
     let own_before = own_cpu_time()?;
     let wall_before_ns = fleet.now_ns();
     let span = fleet.run(load.pace, load.duration, progress)?;
     let wall_s = (fleet.now_ns() - wall_before_ns) as f64 / 1e9;
     let own = own_cpu_time()?.since(own_before);
     let mut sample = Sample::new();
-    if let (Some(before), Some(after)) = (cpu_before, usage(server.root_pid)?) {
+    if let (Some(before), Some(after)) = (cpu_before, usage(server.roots())?) {
         enter_cpu(&mut sample, after.since(before), fleet.tally().deliveries);
     }
-    if let (Some(before), Some(after)) = (memory_before, memory(server.root_pid)?) {
+    if let (Some(before), Some(after)) = (memory_before, memory(server.roots())?) {
         sample.insert("rss_growth_mib", (after as f64 - before as f64) / f64::from(1 << 20));
     }
     sample.insert("generator_cpu", own.total_s() / wall_s * 100.0);

@@ -1,6 +1,7 @@
 //! What can be measured: each scenario is a plan of loads and a table of what they gave.
 //! The loop over rounds and targets stands here once, for all of them.
 
+mod churn;
 mod connect;
 mod idle;
 mod linear;
@@ -39,6 +40,8 @@ pub(crate) enum Scenario {
     Reconnect(reconnect::ReconnectArgs),
     /// Memory per idle connection
     Idle(idle::IdleArgs),
+    /// Many channels held while subscriptions come and go
+    Churn(churn::ChurnArgs),
     /// CPU per delivery over numbers of subscribers and of channels
     Linear(linear::LinearArgs),
 }
@@ -46,7 +49,8 @@ pub(crate) enum Scenario {
 /// What all scenarios take.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct CommonArgs {
-    /// What to measure: NAME[/TRANSPORT][+deflate], with NAME one of tidewire, tidewire-disk, nchan, ws, socketio,
+    /// What to measure: NAME[/TRANSPORT][+deflate], with NAME one of tidewire, tidewire-disk,
+    /// tidewire-shared (several servers, a Redis), nchan, ws, socketio,
     /// custom, baseline and TRANSPORT one of ws, sse, long-poll
     #[arg(long, value_delimiter = ',', value_name = "TARGET", default_value = "tidewire/ws")]
     pub(crate) targets: Vec<Target>,
@@ -78,6 +82,7 @@ impl Scenario {
             Scenario::Connect(args) => args.run(),
             Scenario::Reconnect(args) => args.run(),
             Scenario::Idle(args) => args.run(),
+            Scenario::Churn(args) => args.run(),
             Scenario::Linear(args) => args.run(),
         }
     }

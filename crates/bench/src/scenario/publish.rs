@@ -60,7 +60,11 @@ impl PublishArgs {
         self.common.describe(&mut report);
         self.common.each_turn(|target, progress| {
             for &mode in &self.modes {
-                if mode == Mode::Ws && !matches!(target.kind, Kind::Tidewire | Kind::TidewireDisk | Kind::Ws)
+                if mode == Mode::Ws
+                    && !matches!(
+                        target.kind,
+                        Kind::Tidewire | Kind::TidewireDisk | Kind::TidewireShared | Kind::Ws
+                    )
                 {
                     continue;
                 }
@@ -97,7 +101,7 @@ impl PublishArgs {
         fleet.reset_counts();
         progress.begin("measuring", duration.as_millis() as u64);
         let own_before = own_cpu_time()?;
-        let before = server.root_pid.map(cpu_time).transpose()?;
+        let before = server.roots().map(cpu_time).transpose()?;
         let begin_ns = fleet.now_ns();
         fleet.run(pace, duration, progress)?;
         let elapsed_s = (fleet.now_ns() - begin_ns) as f64 / 1e9;
@@ -114,7 +118,7 @@ impl PublishArgs {
             ("unacknowledged", publisher.in_flight() as f64),
             ("generator_cpu", own.total_s() / elapsed_s * 100.0),
         ]);
-        if let (Some(pid), Some(before)) = (server.root_pid, before) {
+        if let (Some(pid), Some(before)) = (server.roots(), before) {
             sample.insert("cpu_us", cpu_time(pid)?.since(before).total_s() * 1e6 / acknowledged);
         }
         Ok(sample)

@@ -76,17 +76,17 @@ impl ReconnectArgs {
     /// Connects everybody with the position before the missed events.
     fn storm(&self, target: &Target, clients: u32, progress: &Progress) -> Result<Sample> {
         let server = target.start(&self.common.target)?;
-        let pid = server.root_pid.context("a server of its own")?;
+        let roots = server.roots().context("a server of its own")?;
         let position = self.publish_missed(target, &server, progress)?;
         let plan = FleetPlan { since: Some(position), ..self.plan(target, clients, 0) };
         let mut fleet = Fleet::new(plan, &server)?;
         fleet.publisher.sequences.fill(1 + self.missed);
         let expected = u64::from(clients) * u64::from(self.missed);
-        let (before, begin_ns) = (cpu_time(pid)?, fleet.now_ns());
+        let (before, begin_ns) = (cpu_time(roots)?, fleet.now_ns());
         fleet.connect(progress)?;
         fleet.receive(expected, STORM_WITHIN, progress)?;
         let seconds = (fleet.now_ns() - begin_ns) as f64 / 1e9;
-        let cpu = cpu_time(pid)?.since(before);
+        let cpu = cpu_time(roots)?.since(before);
         let faults = fleet.faults();
         Ok(Sample::from([
             ("cpu_us", cpu.total_s() * 1e6 / f64::from(clients)),
@@ -104,7 +104,7 @@ impl ReconnectArgs {
         let mut seen = Vec::new();
         let event = Event { channel: 0, audience: 0..0, data: b"{\"seen\":true}" };
         server.dialect.write_publish(Via::Http, &event, &mut seen);
-        let (status, body) = request(server.publish_address, &seen)?;
+        let (status, body) = request(server.publish_address(0), &seen)?;
         ensure!(status == 201, "publishing gave {status}: {}", String::from_utf8_lossy(&body));
         let answer: serde_json::Value = serde_json::from_slice(&body)?;
         let position = answer["id"].as_str().context("a publish was answered without an id")?.to_owned();
@@ -120,15 +120,15 @@ impl ReconnectArgs {
     /// The baseline sends each client as many bytes as it got, in one piece.
     fn bare_sends(&self, clients: u32, sample: &Sample, progress: &Progress) -> Result<Sample> {
         let server = Target::BASELINE.start(&self.common.target)?;
-        let pid = server.root_pid.context("a server of its own")?;
+        let roots = server.roots().context("a server of its own")?;
         let client_bytes = (sample["client_kib"] * 1024.0).round() as usize;
         let payload_bytes = client_bytes.saturating_sub(server_header_bytes(client_bytes));
         let plan = FleetPlan { payload_bytes, first_sequence: 0, ..self.plan(&Target::BASELINE, clients, 1) };
         let mut fleet = Fleet::new(plan, &server)?;
         fleet.connect(progress)?;
-        let before = cpu_time(pid)?;
+        let before = cpu_time(roots)?;
         fleet.run(Pace::Schedule { events_per_s: BARE_TURNS_PER_S, burst: 1 }, BARE_FOR, progress)?;
-        let cpu = cpu_time(pid)?.since(before);
+        let cpu = cpu_time(roots)?.since(before);
         let deliveries = fleet.tally().deliveries.max(1) as f64;
         Ok(Sample::from([
             ("cpu_us", cpu.total_s() * 1e6 / deliveries),

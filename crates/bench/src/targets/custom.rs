@@ -42,11 +42,11 @@ pub(super) fn attach(options: &CustomOptions) -> Result<Server> {
     let headers = options.header.iter().map(|line| format!("{}\r\n", line.trim())).collect();
     let dialect = Custom { host, path, publish_host, publish_path, headers, options: options.clone() };
     Ok(Server {
-        subscribe_address,
-        publish_address,
+        subscribe_addresses: vec![subscribe_address],
+        publish_addresses: vec![publish_address],
         dialect: Box::new(dialect),
-        root_pid: options.pid,
-        _process: None,
+        roots: options.pid.into_iter().collect(),
+        _processes: Vec::new(),
     })
 }
 

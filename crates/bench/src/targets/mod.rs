@@ -6,6 +6,7 @@ mod custom;
 mod nchan;
 mod node;
 pub(crate) mod process;
+mod shared;
 mod tidewire;
 
 use std::fmt;
@@ -44,6 +45,8 @@ pub(crate) enum Kind {
     Tidewire,
     /// With its log on disk.
     TidewireDisk,
+    /// Servers that share a backplane.
+    TidewireShared,
     Nchan,
     Ws,
     SocketIo,
@@ -71,6 +74,8 @@ pub(crate) struct TargetOptions {
     /// Folder of the Node peers, filled by its `setup` script
     #[arg(long, value_name = "DIR", default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/peers"))]
     pub(crate) peers: PathBuf,
+    #[command(flatten)]
+    pub(crate) shared: shared::SharedOptions,
     #[command(flatten)]
     pub(crate) custom: custom::CustomOptions,
 }
@@ -136,25 +141,41 @@ pub(crate) trait Dialect {
 
 /// A running target.
 pub(crate) struct Server {
-    pub(crate) subscribe_address: SocketAddr,
-    pub(crate) publish_address: SocketAddr,
+    /// Where subscribers go, in turn.
+    subscribe_addresses: Vec<SocketAddr>,
+    /// Where publishers go, in turn.
+    publish_addresses: Vec<SocketAddr>,
     pub(crate) dialect: Box<dyn Dialect>,
-    /// Root of the process tree to account for, if it is known.
-    pub(crate) root_pid: Option<u32>,
-    /// Held for its `Drop`, which ends the server.
-    _process: Option<Process>,
+    /// Roots of the process trees to account for; none if they are not known.
+    roots: Vec<u32>,
+    /// Held for their `Drop`, which ends them, in this order.
+    _processes: Vec<Process>,
 }
 
 impl Server {
     fn owned(address: SocketAddr, dialect: Box<dyn Dialect>, process: Process) -> Server {
-        let root_pid = Some(process.pid());
         Server {
-            subscribe_address: address,
-            publish_address: address,
+            subscribe_addresses: vec![address],
+            publish_addresses: vec![address],
             dialect,
-            root_pid,
-            _process: Some(process),
+            roots: vec![process.pid()],
+            _processes: vec![process],
         }
+    }
+
+    /// Where a subscriber goes.
+    pub(crate) fn subscribe_address(&self, index: usize) -> SocketAddr {
+        self.subscribe_addresses[index % self.subscribe_addresses.len()]
+    }
+
+    /// Where a publisher goes.
+    pub(crate) fn publish_address(&self, index: usize) -> SocketAddr {
+        self.publish_addresses[index % self.publish_addresses.len()]
+    }
+
+    /// The processes to account for, if they are known.
+    pub(crate) fn roots(&self) -> Option<&[u32]> {
+        Some(&*self.roots).filter(|roots| !roots.is_empty())
     }
 }
 
@@ -168,6 +189,7 @@ impl Target {
         match self.kind {
             Kind::Tidewire => tidewire::start(options, tidewire::Log::Memory),
             Kind::TidewireDisk => tidewire::start(options, tidewire::Log::Disk),
+            Kind::TidewireShared => shared::start(options),
             Kind::Nchan => nchan::start(self.deflate),
             Kind::Ws => node::start_ws(options),
             Kind::SocketIo => node::start_socketio(options),
@@ -180,14 +202,16 @@ impl Target {
     /// The cheapest way to publish to it.
     pub(crate) fn fastest_via(&self) -> Via {
         match self.kind {
-            Kind::Tidewire | Kind::TidewireDisk | Kind::Ws => Via::Ws,
+            Kind::Tidewire | Kind::TidewireDisk | Kind::TidewireShared | Kind::Ws => Via::Ws,
             Kind::Nchan | Kind::SocketIo | Kind::Baseline | Kind::Custom => Via::Http,
         }
     }
 
     fn check_transport(&self) -> Result<()> {
         let possible: &[Transport] = match self.kind {
-            Kind::Tidewire | Kind::TidewireDisk => &[Transport::Ws, Transport::Sse, Transport::LongPoll],
+            Kind::Tidewire | Kind::TidewireDisk | Kind::TidewireShared => {
+                &[Transport::Ws, Transport::Sse, Transport::LongPoll]
+            }
             Kind::Nchan | Kind::Custom => &[Transport::Ws, Transport::Sse],
             Kind::Ws | Kind::SocketIo | Kind::Baseline => &[Transport::Ws],
         };
@@ -213,13 +237,16 @@ impl FromStr for Target {
         let kind = match name {
             "tidewire" => Kind::Tidewire,
             "tidewire-disk" => Kind::TidewireDisk,
+            "tidewire-shared" => Kind::TidewireShared,
             "nchan" => Kind::Nchan,
             "ws" => Kind::Ws,
             "socketio" => Kind::SocketIo,
             "baseline" => Kind::Baseline,
             "custom" => Kind::Custom,
             _ => {
-                bail!("no target {name:?}: tidewire, tidewire-disk, nchan, ws, socketio, baseline or custom")
+                bail!(
+                    "no target {name:?}: tidewire, tidewire-disk, tidewire-shared, nchan, ws, socketio, baseline or custom"
+                )
             }
         };
         let transport = match transport {
@@ -237,6 +264,7 @@ impl fmt::Display for Target {
         let name = match self.kind {
             Kind::Tidewire => "tidewire",
             Kind::TidewireDisk => "tidewire-disk",
+            Kind::TidewireShared => "tidewire-shared",
             Kind::Nchan => "nchan",
             Kind::Ws => "ws",
             Kind::SocketIo => "socketio",
@@ -264,7 +292,14 @@ mod tests {
 
     #[test]
     fn a_target_reads_as_it_is_written() {
-        for text in ["tidewire/ws", "tidewire/sse", "nchan/ws+deflate", "socketio/ws", "tidewire/long-poll"] {
+        for text in [
+            "tidewire/ws",
+            "tidewire/sse",
+            "nchan/ws+deflate",
+            "socketio/ws",
+            "tidewire/long-poll",
+            "tidewire-shared/ws",
+        ] {
             let target: Target = text.parse().expect("a valid target");
             assert_eq!(target.to_string(), text);
         }

@@ -1,6 +1,7 @@
 //! Tidewire: started on a free port with its log in memory or on disk, spoken to as PROTOCOL.md says.
 //! Knows the wire only, nothing of the server's code.
 
+use std::net::SocketAddr;
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
@@ -14,14 +15,22 @@ use crate::wire::{Framing, http, websocket};
 const WAIT_S: u32 = 60;
 
 /// Where its log is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Log {
     Memory,
     /// In a folder that goes with the server.
     Disk,
+    /// At a backplane.
+    Shared(String),
 }
 
 pub(super) fn start(options: &TargetOptions, log: Log) -> Result<Server> {
+    let (address, process) = launch(options, &log)?;
+    Ok(Server::owned(address, dialect(address), process))
+}
+
+/// Starts one and waits until it serves.
+pub(super) fn launch(options: &TargetOptions, log: &Log) -> Result<(SocketAddr, Process)> {
     let program =
         options.tidewire.as_ref().context("say where the release binary is with --tidewire PATH")?;
     let address = free_address()?;
@@ -32,13 +41,18 @@ pub(super) fn start(options: &TargetOptions, log: Log) -> Result<Server> {
     match log {
         Log::Memory => command.arg("--memory"),
         Log::Disk => command.arg("--data").arg(folder.path().join("data")),
+        Log::Shared(backplane) => command.env("TIDEWIRE_BACKPLANE", backplane),
     };
     if let Some(config) = &options.config {
         command.arg("--config").arg(config);
     }
     let mut process = Process::start(&mut command, folder)?;
     process.wait_until("200 from /readyz", || answers_ok(address, "/readyz"))?;
-    Ok(Server::owned(address, Box::new(Tidewire { host: address.to_string() }), process))
+    Ok((address, process))
+}
+
+pub(super) fn dialect(address: SocketAddr) -> Box<dyn Dialect> {
+    Box::new(Tidewire { host: address.to_string() })
 }
 
 struct Tidewire {
