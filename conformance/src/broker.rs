@@ -1,146 +1,181 @@
-//! A Redis for a test: a real one, on a free port, with its data in a directory of its own, that syncs each write
-//! before it answers. It can be killed, started again, and stopped in its tracks. Must not know what is kept in it.
+//! The brokers that servers share, for tests: what can be done to any of them, and which there are. All are real, on
+//! free ports of an address of their own, with their data in a directory of theirs. Must not know what is kept in them.
 
-use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::fmt::Debug;
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
 
 use crate::Result;
-use crate::scratch::Scratch;
-use crate::server::wait_until;
+use crate::redis::Redis;
+use crate::redis_replicas;
+use crate::relay::Relay;
 
 /// Where brokers listen: an address of this machine on which nothing else does, so that a port that was free a moment
 /// ago still is.
 pub const ADDRESS: &str = "127.0.0.9";
 
-/// A running Redis.
-#[derive(Debug)]
-pub struct Redis {
-    port: u16,
-    options: Vec<String>,
-    child: Option<Child>,
-    directory: Scratch,
+/// What the test wants of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Kind {
+    /// Redis.
+    Redis,
 }
 
-impl Redis {
+impl Kind {
+    /// All of them.
+    pub const ALL: [Self; 1] = [Self::Redis];
+
+    /// For people.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Redis => "Redis",
+        }
+    }
+
     /// Starts one that loses nothing which it has answered for.
     ///
     /// # Errors
-    /// When it does not answer within 20 s.
-    pub fn start() -> Result<Self> {
-        Self::with(&["--appendonly", "yes", "--appendfsync", "always", "--save", ""])
-    }
-
-    /// Starts one with these options.
-    ///
-    /// # Errors
-    /// As [`Self::start`].
-    pub fn with(options: &[&str]) -> Result<Self> {
-        let free = TcpListener::bind((ADDRESS, 0)).and_then(|listener| listener.local_addr());
-        let port = free.map_err(|error| format!("no free port on {ADDRESS}: {error}"))?.port();
-        let options = options.iter().map(|option| (*option).to_owned()).collect();
-        let mut redis = Self { port, options, child: None, directory: Scratch::new("redis")? };
-        redis.up()?;
-        Ok(redis)
-    }
-
-    /// Starts it again where it was, with what it has kept.
-    ///
-    /// # Errors
-    /// As [`Self::start`].
-    pub fn up(&mut self) -> Result<()> {
-        let spawned = Command::new("redis-server")
-            .args(["--bind", ADDRESS, "--port", &self.port.to_string(), "--dir"])
-            .arg(self.directory.join(""))
-            .args(&self.options)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn();
-        let child = spawned.map_err(|error| {
-            format!("cannot run redis-server ({error}); `./test install` brings it on Debian")
-        })?;
-        self.child = Some(child);
-        wait_until("redis answers", Duration::from_secs(20), || {
-            self.command(&["PING"]).is_ok_and(|said| said.starts_with("+PONG"))
+    /// When it does not answer in time.
+    pub fn start(self) -> Result<Box<dyn Broker>> {
+        Ok(match self {
+            Self::Redis => Box::new(Redis::start()?),
         })
     }
 
-    /// Kills it as a power cut would.
-    pub fn kill(&mut self) {
-        if let Some(mut child) = self.child.take() {
-            let _ = child.kill();
-            let _ = child.wait();
-        }
+    /// Starts one that, killed, has lost what came since [`Broker::keep`], as after a power cut one that syncs late.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub fn start_forgetful(self) -> Result<Box<dyn Broker>> {
+        Ok(match self {
+            Self::Redis => Box::new(Redis::forgetful()?),
+        })
     }
+}
+
+/// A running broker; killed when dropped.
+pub trait Broker: Debug + Send {
+    /// Starts it again where it was, with what it has kept.
+    ///
+    /// # Errors
+    /// When it does not answer in time.
+    fn up(&mut self) -> Result<()>;
+
+    /// Kills it as a power cut would.
+    fn kill(&mut self);
 
     /// Has it do nothing, with all its connections open.
     ///
     /// # Errors
     /// When `kill` cannot be run.
-    pub fn pause(&self) -> Result<()> {
-        self.signal("-STOP")
-    }
+    fn pause(&self) -> Result<()>;
 
     /// Has it go on.
     ///
     /// # Errors
     /// When `kill` cannot be run.
-    pub fn resume(&self) -> Result<()> {
-        self.signal("-CONT")
+    fn resume(&self) -> Result<()>;
+
+    /// What it has now it has after it was killed, where it is a forgetful one.
+    ///
+    /// # Errors
+    /// When it cannot.
+    fn keep(&mut self) -> Result<()>;
+
+    /// Its URL, with this prefix.
+    fn url(&self, prefix: &str) -> String;
+
+    /// A way to it that can be cut, and its URL by that way.
+    ///
+    /// # Errors
+    /// When there is no free port.
+    fn way(&self, prefix: &str) -> Result<(Relay, String)>;
+}
+
+/// Several that stand in for one another.
+pub trait Replicas: Debug + Send {
+    /// Their URL, for events that are acknowledged once they survive the loss of one of them.
+    fn url(&self, prefix: &str) -> String;
+
+    /// Kills the one that matters most to a channel, and waits until another one has taken over.
+    ///
+    /// # Errors
+    /// When none does.
+    fn lose_leader(&mut self, channel: &str) -> Result<()>;
+
+    /// Starts all that are not running, and waits until they are in step again.
+    ///
+    /// # Errors
+    /// When they are not in time.
+    fn heal(&mut self) -> Result<()>;
+
+    /// Whether subscribers are told of a gap though nothing was lost, as nobody can know.
+    fn may_have_lost(&self) -> bool;
+}
+
+/// Ways to have several of a kind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Replication {
+    /// A Redis that Sentinels watch.
+    Sentinel,
+    /// A Redis Cluster.
+    RedisCluster,
+}
+
+impl Replication {
+    /// Starts them, in step.
+    ///
+    /// # Errors
+    /// When they do not find one another.
+    pub fn start(self) -> Result<Box<dyn Replicas>> {
+        Ok(match self {
+            Self::Sentinel => Box::new(redis_replicas::Replicated::watched()?),
+            Self::RedisCluster => Box::new(redis_replicas::Replicated::cluster()?),
+        })
+    }
+}
+
+/// The process of a broker; killed when dropped.
+#[derive(Debug, Default)]
+pub(crate) struct Daemon(Option<Child>);
+
+impl Daemon {
+    /// Runs a command that says nothing.
+    pub(crate) fn run(&mut self, command: &mut Command) -> Result<()> {
+        let silent = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        let child = silent.spawn().map_err(|error| {
+            let program = silent.get_program().to_string_lossy().into_owned();
+            format!("cannot run {program} ({error}); `./test install` brings it on Debian")
+        })?;
+        self.0 = Some(child);
+        Ok(())
     }
 
-    fn signal(&self, name: &str) -> Result<()> {
-        let pid = self.child.as_ref().map(Child::id).ok_or("redis is not running")?.to_string();
+    pub(crate) fn kill(&mut self) {
+        if let Some(mut child) = self.0.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+
+    pub(crate) fn is_running(&self) -> bool {
+        self.0.is_some()
+    }
+
+    /// Sends a signal: `-STOP`, `-CONT`.
+    pub(crate) fn signal(&self, name: &str) -> Result<()> {
+        let pid = self.0.as_ref().map(Child::id).ok_or("the broker is not running")?.to_string();
         Command::new("kill").args([name, &pid]).status().map(drop).map_err(|error| error.to_string())
     }
-
-    /// `HOST:PORT`.
-    pub fn authority(&self) -> String {
-        format!("{ADDRESS}:{}", self.port)
-    }
-
-    /// Its URL, with keys of this prefix.
-    pub fn url(&self, prefix: &str) -> String {
-        format!("redis://{}?prefix={prefix}", self.authority())
-    }
-
-    /// Says a command, and gives the first line of the answer with its sign, or all of it if it is short.
-    ///
-    /// # Errors
-    /// When it does not answer within a second.
-    pub fn command(&self, words: &[&str]) -> Result<String> {
-        say(&self.authority(), words)
-    }
-
-    /// Starts it again if it does not run.
-    ///
-    /// # Errors
-    /// As [`Self::start`].
-    pub fn ensure_up(&mut self) -> Result<()> {
-        if self.child.is_some() { Ok(()) } else { self.up() }
-    }
 }
 
-/// Says a command to the Redis at `HOST:PORT`, and gives what comes first of the answer.
-///
-/// # Errors
-/// When it does not answer within a second.
-pub fn say(authority: &str, words: &[&str]) -> Result<String> {
-    let wrong = |error: std::io::Error| error.to_string();
-    let mut stream = TcpStream::connect(authority).map_err(wrong)?;
-    stream.set_read_timeout(Some(Duration::from_secs(1))).map_err(wrong)?;
-    let mut text = format!("*{}\r\n", words.len());
-    words.iter().for_each(|word| text.push_str(&format!("${}\r\n{word}\r\n", word.len())));
-    stream.write_all(text.as_bytes()).map_err(wrong)?;
-    let mut answer = [0; 8192];
-    let length = stream.read(&mut answer).map_err(wrong)?;
-    Ok(String::from_utf8_lossy(&answer[..length]).into_owned())
-}
-
-impl Drop for Redis {
+impl Drop for Daemon {
     fn drop(&mut self) {
         self.kill();
     }
+}
+
+/// A port of [`ADDRESS`] that is free.
+pub(crate) fn free_port() -> Result<u16> {
+    let free = std::net::TcpListener::bind((ADDRESS, 0)).and_then(|listener| listener.local_addr());
+    free.map(|address| address.port()).map_err(|error| format!("no free port on {ADDRESS}: {error}"))
 }

@@ -2,6 +2,7 @@
 //! Stopped by its process id when dropped.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::io::{BufRead, BufReader, Read};
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -10,7 +11,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crate::Result;
-use crate::broker::Redis;
+use crate::broker::{Broker, Kind};
 use crate::launch::{Ended, Launch, Launched};
 use crate::relay::Relay;
 use crate::scratch::Scratch;
@@ -161,7 +162,7 @@ impl Drop for Server {
 #[derive(Debug, Default)]
 pub struct Servers {
     running: Mutex<HashMap<(String, Log), Running>>,
-    redis: Mutex<Option<Redis>>,
+    brokers: Mutex<HashMap<Kind, Box<dyn Broker>>>,
 }
 
 /// Where a server's log is.
@@ -171,8 +172,8 @@ pub enum Log {
     Memory,
     /// On disk, in a directory of its own.
     Disk,
-    /// In a Redis that two servers share, to which connections go in turn.
-    Redis,
+    /// At a broker that two servers share, to which connections go in turn.
+    At(Kind),
 }
 
 /// Dropped in this order: the server ends before its directory goes.
@@ -205,13 +206,13 @@ impl Servers {
                 let server = Launch::on(&directory.join("data")).config(config).serve()?;
                 Running::alone(server, Some(directory))
             }
-            (None, Log::Redis) => {
-                let mut redis = self.redis.lock().unwrap_or_else(PoisonError::into_inner);
-                let redis = match &*redis {
-                    Some(redis) => redis,
-                    None => redis.insert(Redis::start()?),
+            (None, Log::At(kind)) => {
+                let mut brokers = self.brokers.lock().unwrap_or_else(PoisonError::into_inner);
+                let broker = match brokers.entry(kind) {
+                    Entry::Occupied(running) => running.into_mut(),
+                    Entry::Vacant(none) => none.insert(kind.start()?),
                 };
-                Running::sharing(config, &redis.url(&format!("run{number}")))?
+                Running::sharing(config, &broker.url(&format!("run{number}")))?
             }
         };
         let url = new.url.clone();

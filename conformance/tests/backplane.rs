@@ -1,10 +1,10 @@
-//! Servers that share a Redis: whichever of them dies, whatever becomes of the Redis or of the way to it, what was
-//! acknowledged is there once and in order, and every subscriber gets all of it. `TIDEWIRE_KILLS` sets how often (12);
+//! Servers that share a broker, of each kind: whichever of them dies, whatever becomes of the broker or of the way to it,
+//! what was acknowledged is there once and in order, and every subscriber gets all of it. `TIDEWIRE_KILLS` sets how often (12);
 //! the seed is printed, and `TIDEWIRE_SEED` repeats it.
 
 use std::time::{Duration, Instant};
 
-use tidewire_conformance::broker::Redis;
+use tidewire_conformance::broker::{Broker, Kind};
 use tidewire_conformance::client::{self, Ask, Client, Connected, Item};
 use tidewire_conformance::durable::crew::{Crew, KEEP_ALL, kills};
 use tidewire_conformance::durable::reader::OVER;
@@ -50,8 +50,35 @@ impl Cluster {
     }
 }
 
-fn same(redis: &Redis) -> Vec<String> {
-    vec![redis.url("test"), redis.url("test")]
+fn same(broker: &dyn Broker) -> Vec<String> {
+    vec![broker.url("test"), broker.url("test")]
+}
+
+/// Each of these, with each kind of broker.
+macro_rules! with_each_broker {
+    ($($test:ident)*) => {
+        with_each_broker!(redis Redis: $($test)*);
+    };
+    ($module:ident $kind:ident: $($test:ident)*) => {
+        mod $module {
+            $(
+                #[test]
+                fn $test() -> super::Outcome {
+                    super::$test(super::Kind::$kind)
+                }
+            )*
+        }
+    };
+}
+
+with_each_broker! {
+    servers_that_are_killed_lose_nothing
+    a_broker_that_is_killed_loses_nothing_and_keeps_readers
+    a_broker_that_hangs_for_longer_than_anybody_waits_is_an_outage
+    a_server_that_is_cut_off_catches_up
+    all_servers_that_are_cut_off_catch_up
+    what_a_broker_has_lost_everybody_is_told_of
+    a_cursor_is_good_on_every_server
 }
 
 /// Everybody works while `harm` is done, and at the end all agree.
@@ -76,7 +103,7 @@ fn survives(
         let logs: Vec<String> = cluster.servers.iter().map(Server::log).collect();
         format!("{error}\nservers said: {logs:?}")
     });
-    // Without servers, nobody goes on for ever who is refused by a Redis that stays away.
+    // Without servers, nobody goes on for ever who is refused by a broker that stays away.
     drop(cluster);
     crew.end(outcome)
 }
@@ -88,10 +115,9 @@ fn refused_for_a_while(crew: &Crew) -> Outcome {
     crew.wait_for("publishers are refused", || refused() >= more)
 }
 
-#[test]
-fn servers_that_are_killed_lose_nothing() -> Outcome {
-    let redis = Redis::start()?;
-    survives("servers", &same(&redis), |crew, cluster, random| {
+fn servers_that_are_killed_lose_nothing(kind: Kind) -> Outcome {
+    let broker = kind.start()?;
+    survives("servers", &same(&*broker), |crew, cluster, random| {
         for _ in 0..kills() {
             crew.wait_for_more(1)?;
             crew.live(random)?;
@@ -103,43 +129,39 @@ fn servers_that_are_killed_lose_nothing() -> Outcome {
     })
 }
 
-#[test]
-fn a_redis_that_is_killed_loses_nothing_and_keeps_readers() -> Outcome {
-    let mut redis = Redis::start()?;
-    survives("redis", &same(&redis), |crew, _, random| {
+fn a_broker_that_is_killed_loses_nothing_and_keeps_readers(kind: Kind) -> Outcome {
+    let mut broker = kind.start()?;
+    survives("broker", &same(&*broker), |crew, _, random| {
         for _ in 0..kills().min(6) {
             crew.wait_for_more(1)?;
             crew.live(random)?;
-            redis.kill();
+            broker.kill();
             refused_for_a_while(crew)?;
-            redis.up()?;
+            broker.up()?;
         }
         Ok(())
     })
 }
 
-#[test]
-fn a_redis_that_hangs_for_longer_than_anybody_waits_is_an_outage() -> Outcome {
-    let redis = Redis::start()?;
-    survives("pause", &same(&redis), |crew, _, random| {
+fn a_broker_that_hangs_for_longer_than_anybody_waits_is_an_outage(kind: Kind) -> Outcome {
+    let broker = kind.start()?;
+    survives("pause", &same(&*broker), |crew, _, random| {
         for _ in 0..3 {
             crew.wait_for_more(1)?;
             crew.live(random)?;
-            redis.pause()?;
+            broker.pause()?;
             let outcome = refused_for_a_while(crew);
-            redis.resume()?;
+            broker.resume()?;
             outcome?;
         }
         Ok(())
     })
 }
 
-#[test]
-fn a_server_that_is_cut_off_catches_up() -> Outcome {
-    let redis = Redis::start()?;
-    let way = Relay::to(&[&redis.authority()])?;
-    let through = format!("redis://{}?prefix=test", way.authority());
-    survives("cut", &[redis.url("test"), through], |crew, cluster, random| {
+fn a_server_that_is_cut_off_catches_up(kind: Kind) -> Outcome {
+    let broker = kind.start()?;
+    let (way, through) = broker.way("test")?;
+    survives("cut", &[broker.url("test"), through], |crew, cluster, random| {
         for round in 0..6 {
             crew.wait_for_more(1)?;
             crew.live(random)?;
@@ -159,11 +181,9 @@ fn a_server_that_is_cut_off_catches_up() -> Outcome {
     })
 }
 
-#[test]
-fn all_servers_that_are_cut_off_catch_up() -> Outcome {
-    let redis = Redis::start()?;
-    let way = Relay::to(&[&redis.authority()])?;
-    let through = format!("redis://{}?prefix=test", way.authority());
+fn all_servers_that_are_cut_off_catch_up(kind: Kind) -> Outcome {
+    let broker = kind.start()?;
+    let (way, through) = broker.way("test")?;
     survives("cut all", &[through.clone(), through], |crew, _, random| {
         for round in 0..4 {
             crew.wait_for_more(1)?;
@@ -180,7 +200,7 @@ fn all_servers_that_are_cut_off_catch_up() -> Outcome {
     })
 }
 
-/// Waits until a server says that its Redis is away.
+/// Waits until a server says that its broker is away.
 fn refuses(server: &Server) -> Outcome {
     let agent = http::agent(Duration::from_secs(20));
     let url = format!("{}/v1/channels/other/events", server.url);
@@ -190,7 +210,7 @@ fn refuses(server: &Server) -> Outcome {
     })
 }
 
-/// Waits until a server has its Redis back.
+/// Waits until a server has its broker back.
 fn serves(server: &Server) -> Outcome {
     let agent = http::agent(Duration::from_secs(20));
     let url = format!("{}/v1/channels/other", server.url);
@@ -246,17 +266,16 @@ fn told(over: &str, client: &mut dyn Client, id: &str) -> Outcome {
     }
 }
 
-/// A Redis comes back with less than it had acknowledged, as one that syncs late does after a power cut.
-#[test]
-fn what_a_redis_has_lost_everybody_is_told_of() -> Outcome {
-    let mut redis = Redis::with(&["--appendonly", "no", "--save", ""])?;
-    let cluster = Cluster::start(&same(&redis))?;
+/// A broker comes back with less than it had acknowledged, as one that syncs late does after a power cut.
+fn what_a_broker_has_lost_everybody_is_told_of(kind: Kind) -> Outcome {
+    let mut broker = kind.start_forgetful()?;
+    let cluster = Cluster::start(&same(&*broker))?;
     let url = cluster.servers[0].url.clone();
     let mut ids = Vec::new();
     for number in 0..3 {
         ids.push(publish(&url, number)?);
     }
-    redis.command(&["SAVE"])?;
+    broker.keep()?;
     let mut live: Vec<(&str, Box<dyn Client>)> = Vec::new();
     for over in OVER.iter().filter(|over| !over.contains("poll")) {
         let mut client = subscriber(&url, over, &ids[2])?;
@@ -271,8 +290,8 @@ fn what_a_redis_has_lost_everybody_is_told_of() -> Outcome {
         }
         live.push((over, client));
     }
-    redis.kill();
-    redis.up()?;
+    broker.kill();
+    broker.up()?;
     let after = publish(&url, 5)?;
     serves(&cluster.servers[1])?;
     for (over, client) in &mut live {
@@ -290,10 +309,9 @@ fn what_a_redis_has_lost_everybody_is_told_of() -> Outcome {
 }
 
 /// A cursor from one server that the other has not heard of yet is no gap there.
-#[test]
-fn a_cursor_is_good_on_every_server() -> Outcome {
-    let redis = Redis::start()?;
-    let cluster = Cluster::start(&same(&redis))?;
+fn a_cursor_is_good_on_every_server(kind: Kind) -> Outcome {
+    let broker = kind.start()?;
+    let cluster = Cluster::start(&same(&*broker))?;
     let [one, two] = &cluster.servers[..] else { return Err("not two servers".to_owned()) };
     let mut random = Random::from_environment("cursor");
     for round in 0..200_u64 {

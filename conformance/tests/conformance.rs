@@ -1,5 +1,5 @@
 //! Runs every case of `cases/` over every transport that it names, a line for each, on servers of its own with
-//! the log in memory and on disk or, with `TIDEWIRE_URL`, on one that runs already. An argument picks cases by
+//! the log in memory, on disk, and at each kind of broker that two of them share, or, with `TIDEWIRE_URL`, on one that runs already. An argument picks cases by
 //! a part of their name.
 
 use std::path::Path;
@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use libtest_mimic::{Arguments, Failed, Trial};
+use tidewire_conformance::broker::Kind;
 use tidewire_conformance::case::{self, Case};
 use tidewire_conformance::client::SPOILS;
 use tidewire_conformance::runner;
@@ -35,8 +36,8 @@ fn main() -> ExitCode {
                 trials.extend(SPOILS.map(spoilt));
             } else if case.memory_only.is_none() && !outside {
                 trials.push(trial(&case, route.clone(), &servers, Log::Disk, None, outside));
-                if case.alone_only.is_none() {
-                    trials.push(trial(&case, route.clone(), &servers, Log::Redis, None, outside));
+                for kind in Kind::ALL.into_iter().filter(|_| case.alone_only.is_none()) {
+                    trials.push(trial(&case, route.clone(), &servers, Log::At(kind), None, outside));
                 }
             }
         }
@@ -56,9 +57,9 @@ fn trial(
     let over = if route.is_empty() { "wire".to_owned() } else { route.join(">") };
     let fault = spoil.map(|fault| format!(" notices {fault}")).unwrap_or_default();
     let place = match log {
-        Log::Memory => "",
-        Log::Disk => " on disk",
-        Log::Redis => " at a Redis of two servers",
+        Log::Memory => String::new(),
+        Log::Disk => " on disk".to_owned(),
+        Log::At(kind) => format!(" at a {} of two servers", kind.name()),
     };
     let name = format!("{} [{over}]{place}{fault}", case.name);
     let needs_own = outside && !case.config.is_empty();

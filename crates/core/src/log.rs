@@ -296,6 +296,21 @@ impl ChannelLog {
         Ok(())
     }
 
+    /// The first event after an offset, of those that are retained.
+    pub fn next_after(&self, after: u64) -> Option<&Arc<Event>> {
+        self.events.get(self.index_after(after))
+    }
+
+    /// How many retained events come after an offset.
+    pub fn count_after(&self, after: u64) -> usize {
+        self.events.len() - self.index_after(after)
+    }
+
+    /// Whether there is a retained event with this offset.
+    pub fn has(&self, offset: u64) -> bool {
+        self.index_after(offset).checked_sub(1).is_some_and(|index| self.events[index].id.offset == offset)
+    }
+
     /// The index of the first event after `after`. Offsets mostly rise by one, so look there first.
     fn index_after(&self, after: u64) -> usize {
         let Some(oldest) = self.events.front() else { return 0 };

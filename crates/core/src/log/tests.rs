@@ -162,3 +162,17 @@ fn time_does_not_step_back() {
     let second = log.append(event("b", None), Timestamp(50), &retention, None).expect("appended");
     assert_eq!(second.time, Timestamp(100));
 }
+
+#[test]
+fn offsets_with_numbers_between_them_are_found_and_counted() {
+    let (mut log, retention) = (log(), Retention { events: 10, bytes: 1 << 20, ..Retention::default() });
+    for offset in [10, 25, 90] {
+        let id = log.id(offset);
+        let event = Event::new(id, Timestamp(1), log.channel().clone(), event("x", None));
+        log.adopt(Arc::new(event), Timestamp(1), &retention);
+    }
+    let next = |after| log.next_after(after).map(|event| event.id.offset);
+    assert_eq!([0, 10, 11, 25, 89, 90].map(next), [Some(10), Some(25), Some(25), Some(90), Some(90), None]);
+    assert_eq!([0, 10, 11, 90, 91].map(|after| log.count_after(after)), [3, 2, 2, 0, 0]);
+    assert_eq!([9, 10, 26, 90, 91].map(|offset| log.has(offset)), [false, true, false, true, false]);
+}

@@ -5,6 +5,9 @@
 //! it. Beyond that, each event says which offset came before it, so whoever misses one knows that, and where a broker
 //! may have lost its newest events (it was started anew, or another one took over), offsets leap: those that were lost
 //! are never given again, and who asks for them is found out.
+//!
+//! Offsets are dense, each event's is the next number, or sparse: an offset says where the broker has the event, and a
+//! number between two of them is nobody's.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -29,6 +32,8 @@ pub(super) struct BrokerError(pub(super) String);
 pub(crate) struct Extent {
     /// The newest offset that is not retained.
     pub(crate) floor: u64,
+    /// The oldest offset that is; 0 if none is, or where offsets are dense and it is the next one.
+    pub(crate) first: u64,
     /// How many events of how many bytes are.
     pub(crate) retained: (usize, usize),
     /// When the oldest expires; 0: there is none.
@@ -126,6 +131,11 @@ pub(crate) struct Known {
 pub(super) trait Broker {
     /// What is said of the log as a whole.
     fn known(&self) -> Known;
+
+    /// Whether offsets are sparse. Seams are lossy ones only, then.
+    fn is_sparse(&self) -> bool {
+        false
+    }
 
     /// Whether nobody has said this before; remembered for so long.
     fn say_once(&self, what: &str, keep_ms: u64) -> Answer<bool>;

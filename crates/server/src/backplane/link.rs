@@ -58,6 +58,8 @@ pub(super) struct Visitor {
 #[derive(Debug)]
 pub(super) struct Link {
     name: String,
+    /// Whether the broker's offsets are.
+    pub(super) is_sparse: bool,
     orders: Mutex<Vec<Order>>,
     bytes: AtomicUsize,
     away: AtomicBool,
@@ -68,9 +70,10 @@ pub(super) struct Link {
 }
 
 impl Link {
-    pub(super) fn new(name: String) -> Self {
+    pub(super) fn new(name: String, is_sparse: bool) -> Self {
         Self {
             name,
+            is_sparse,
             orders: Mutex::default(),
             bytes: AtomicUsize::new(0),
             away: AtomicBool::new(false),

@@ -88,8 +88,8 @@ impl Backplane {
             let target = Target::parse(url, node, timeout)?;
             let connected = Connected::open(target, known)?;
             known = known.or(Some(connected.known()));
+            links.push(Arc::new(Link::new(shown(url), connected.is_sparse())));
             brokers.push(connected);
-            links.push(Arc::new(Link::new(shown(url))));
         }
         let known = known.ok_or_else(|| anyhow::anyhow!("no backplane is named"))?;
         let opened = Opened { brokers, known };
@@ -215,6 +215,11 @@ impl Backplane {
     /// Acts on what another server announced.
     fn hear(&self, subject: &str, what: &str) -> bool {
         self.herald.get().is_none_or(|herald| (herald.0)(subject, what))
+    }
+
+    /// Whether a channel's offsets are sparse.
+    pub(crate) fn is_sparse(&self, name: &str) -> bool {
+        self.link_of(name).is_sparse
     }
 
     /// Whether the broker of a channel is away.

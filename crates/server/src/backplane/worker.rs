@@ -62,6 +62,10 @@ impl Connected {
         self.broker.known()
     }
 
+    pub(super) fn is_sparse(&self) -> bool {
+        self.broker.is_sparse()
+    }
+
     /// What was announced before this server came.
     pub(super) fn announced(&self) -> anyhow::Result<Vec<(String, String)>> {
         let announced = self.runtime.block_on(self.broker.announced());
@@ -417,8 +421,7 @@ impl Worker {
                 if let Some(chunk) = self.backplane.chunks.find(number, *after) {
                     return replies::events(&self.hub, load, Ok(Some(chunk)));
                 }
-                let (last, bytes) = Chunk::bounds(*after, *amount);
-                let events = (last - *after) as usize;
+                let (events, bytes) = Chunk::room(*after, *amount, self.link.is_sparse);
                 let read = broker.read(channel.name(), *after, u64::MAX, events, bytes);
                 under_way.push(Box::pin(async move { Done::Events(id, read.await) }));
             }

@@ -222,7 +222,7 @@ impl Channel {
             return false;
         }
         let state = lock(&self.state);
-        state.log.head().saturating_sub(after) > PASSING_LAG_EVENTS || state.log.dropped() > after
+        state.lag(after) > PASSING_LAG_EVENTS || state.log.dropped() > after
     }
 
     /// The id at an offset.
@@ -622,8 +622,15 @@ impl State {
     }
 
     pub(super) fn backlog(&self) -> u64 {
-        let head = self.log.head();
-        self.interests.iter().map(|interest| head.saturating_sub(interest.taken)).max().unwrap_or(0)
+        self.interests.iter().map(|interest| self.lag(interest.taken)).max().unwrap_or(0)
+    }
+
+    /// How many events come after an offset.
+    fn lag(&self, after: u64) -> u64 {
+        match &self.shared {
+            Some(shared) if shared.is_sparse => self.log.count_after(after) as u64,
+            _ => self.log.head().saturating_sub(after),
+        }
     }
 
     /// Whether forgetting the channel loses nothing.

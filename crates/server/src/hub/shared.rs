@@ -13,9 +13,14 @@ use super::channel::{Channel, State};
 use super::{Hub, Keeper, Told, lock};
 use crate::backplane::{Arrival, Extent, Seam, Standing};
 
+/// How many positions that are no event's are known of a channel. Beyond: the oldest is forgotten, and found again.
+const HOLES_MAX: usize = 1_024;
+
 /// How far a node has followed a channel, besides the events in memory.
 #[derive(Debug, Default)]
 pub(super) struct Shared {
+    /// Offsets say where events are, and those between two of them are nobody's.
+    pub(super) is_sparse: bool,
     /// Stands for the channel among the chunks that were read of it.
     pub(super) number: u64,
     pub(super) extent: Extent,
@@ -48,8 +53,28 @@ impl Shared {
     }
 
     /// The offset of the event that follows a position.
-    fn next(&self, after: u64) -> u64 {
-        self.seams.iter().find(|seam| seam.from == after).map_or(after, |seam| seam.to) + 1
+    fn next(&self, after: u64, log: &ChannelLog) -> u64 {
+        if let Some(seam) = self.seams.iter().find(|seam| seam.from == after) {
+            return seam.to + 1;
+        }
+        if !self.is_sparse {
+            return after + 1;
+        }
+        let in_memory = log.next_after(after).filter(|_| after >= log.dropped());
+        match in_memory {
+            Some(event) => event.id.offset,
+            None if after <= self.extent.floor && self.extent.first > after => self.extent.first,
+            None => after + 1,
+        }
+    }
+
+    /// Where a reader goes on whose position, of those in memory, is no event's. It was one that is lost, or of
+    /// nobody's making.
+    fn beside(&self, offset: u64, log: &ChannelLog) -> Option<u64> {
+        let is_beside = self.is_sparse && offset > log.dropped() && offset < log.head() && !log.has(offset);
+        let next = log.next_after(offset).filter(|_| is_beside)?;
+        // One that is right before an event is where a gap has led.
+        (next.id.offset > offset + 1).then(|| next.id.offset - 1)
     }
 
     /// How much is retained has changed.
@@ -59,18 +84,26 @@ impl Shared {
         self.seams.retain(|seam| seam.to >= floor);
     }
 
-    /// As [`Self::note_leap`] for one that was found while reading history.
+    /// As [`Self::note_leap`] for one that was found while reading history. Where offsets are sparse, it concerns but
+    /// whoever is within it.
     fn insert_leap(&mut self, prev: u64, offset: u64) {
         let at = self.seams.partition_point(|seam| seam.from < prev);
         if self.seams.get(at).is_none_or(|seam| seam.from != prev) {
-            self.seams.insert(at, Seam { from: prev, to: offset - 1, lossy: true });
+            self.seams.insert(at, Seam { from: prev, to: offset - 1, lossy: !self.is_sparse });
+        }
+        // Whoever was in one that is left out finds it again.
+        if self.seams.len() > HOLES_MAX
+            && let Some(hole) = self.seams.iter().position(|seam| !seam.lossy)
+        {
+            self.seams.remove(hole);
         }
     }
 
     /// An event comes after another one with others between.
     fn note_leap(&mut self, prev: u64, offset: u64, lossy: bool) {
         let seam = Seam { from: prev, to: offset - 1, lossy };
-        if offset > prev + 1 && self.seams.last().is_none_or(|last| last.from < prev) {
+        let leaps = if self.is_sparse { lossy } else { offset > prev + 1 };
+        if leaps && self.seams.last().is_none_or(|last| last.from < prev) {
             self.seams.push(seam);
         }
     }
@@ -83,14 +116,14 @@ impl State {
         let position = match start {
             Start::Latest => Position { after: head, gap: false },
             Start::Earliest => Position { after: floor, gap: false },
-            Start::After(offset) => match shared.lost_at(offset) {
+            Start::After(offset) => match shared.lost_at(offset).or(shared.beside(offset, &self.log)) {
                 Some(to) => Position { after: to.clamp(floor, head), gap: true },
                 None if (floor..=head).contains(&offset) => Position { after: offset, gap: false },
                 None => Position { after: floor, gap: true },
             },
             Start::Unknown => Position { after: floor, gap: true },
         };
-        (position, shared.next(position.after).min(head))
+        (position, shared.next(position.after, &self.log).min(head))
     }
 }
 
@@ -110,7 +143,8 @@ impl Channel {
             let now = latest.event.time;
             log.adopt(latest.event, now, &policy.window);
         }
-        let shared = Shared { number, extent: standing.extent, seams: standing.seams };
+        let is_sparse = matches!(&keeper, Keeper::Backplane(backplane) if backplane.is_sparse(name.as_str()));
+        let shared = Shared { is_sparse, number, extent: standing.extent, seams: standing.seams };
         Self::new(name, epoch, policy, Some(keeper), State::new(log, None, Some(shared)))
     }
 
@@ -149,7 +183,10 @@ impl Channel {
             Some((prev, offset)) if prev == after || offset == after + 1 => return true,
             // It asks for what the broker has lost.
             Some((prev, offset)) if prev < after => shared.insert_leap(prev, offset),
-            Some((prev, _)) => shared.extent.floor = shared.extent.floor.max(prev),
+            Some((prev, offset)) if prev > shared.extent.floor => {
+                (shared.extent.floor, shared.extent.first) = (prev, offset);
+            }
+            Some(_) => {}
             None => shared.extent.floor = shared.extent.floor.max(dropped),
         }
         false

@@ -132,6 +132,19 @@ impl Chunk {
         }
     }
 
+    /// As [`Self::bounds`] for whom offsets do not say how many events there are: how many to read, and after how many
+    /// bytes to stop.
+    pub(crate) fn room(after: u64, amount: Amount, is_sparse: bool) -> (usize, usize) {
+        match amount {
+            Amount::Stream if is_sparse => (CHUNK_EVENTS as usize, CHUNK_BYTES),
+            Amount::Page { events, bytes } => (events, bytes),
+            Amount::Stream => {
+                let (last, bytes) = Self::bounds(after, amount);
+                ((last - after) as usize, bytes)
+            }
+        }
+    }
+
     pub(crate) fn new(events: Vec<Arc<Event>>) -> Self {
         let cost = events.iter().map(|event| 2 * event.size_bytes() + EVENT_BYTES).sum();
         Self { events, cost }
@@ -142,8 +155,12 @@ impl Chunks {
     /// The chunk that has the event after `after`.
     pub(crate) fn find(&self, number: u64, after: u64) -> Option<Arc<Chunk>> {
         let cached = lock(&self.0);
-        let (_, chunk) = cached.chunks.range((number, 0)..=(number, after + 1)).next_back()?;
-        chunk.events.last().is_some_and(|last| last.id.offset > after).then(|| Arc::clone(chunk))
+        let (position, chunk) = cached.chunks.range((number, 0)..=(number, after + 1)).next_back()?;
+        // A position within that is no event's has to be looked at by whoever knows the log.
+        let is_of_it = position.1 == after + 1
+            || chunk.events.binary_search_by_key(&after, |event| event.id.offset).is_ok();
+        let has_more = chunk.events.last().is_some_and(|last| last.id.offset > after);
+        (is_of_it && has_more).then(|| Arc::clone(chunk))
     }
 
     /// Shares a chunk with all who read on after `after`, where it begins.

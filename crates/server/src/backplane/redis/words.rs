@@ -67,7 +67,7 @@ pub(super) fn prev(text: &str) -> Result<(u64, bool), BrokerError> {
 /// `floor length bytes expires`, as the scripts say it.
 pub(super) fn extent(said: &[u64]) -> Result<Extent, BrokerError> {
     let [floor, length, bytes, expires_ms] = said[..] else { return Err(odd("no extent")) };
-    Ok(Extent { floor, retained: (length as usize, bytes as usize), expires_ms })
+    Ok(Extent { floor, first: 0, retained: (length as usize, bytes as usize), expires_ms })
 }
 
 /// How a channel stands, as `look.lua` says it.

@@ -1,12 +1,12 @@
 //! Several Redis that stand in for one another, for a test: a master and replicas that Sentinels watch, or a cluster. All
 //! on free ports, and real. Must not know what is kept in them.
 
-use std::net::TcpListener;
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::time::Duration;
 
 use crate::Result;
-use crate::broker::{ADDRESS, Redis, say};
+use crate::broker::{ADDRESS, Broker, Daemon, Replicas, free_port};
+use crate::redis::{Redis, say};
 use crate::scratch::Scratch;
 use crate::server::wait_until;
 
@@ -27,7 +27,7 @@ pub struct Replicated {
 #[derive(Debug)]
 struct Sentinel {
     authority: String,
-    child: Child,
+    _daemon: Daemon,
     _directory: Scratch,
 }
 
@@ -53,7 +53,7 @@ impl Replicated {
                 })
             })
         })?;
-        watched.are_in_step(2)?;
+        watched.are_in_step(watched.replicas())?;
         Ok(watched)
     }
 
@@ -65,7 +65,7 @@ impl Replicated {
         let mut nodes = Vec::new();
         let mut buses = Vec::new();
         for _ in 0..6 {
-            let (bus, down) = (free_port()?, DOWN_MS.to_string());
+            let (bus, down) = (free_port()?.to_string(), DOWN_MS.to_string());
             let own = [
                 ["--cluster-enabled", "yes"],
                 ["--cluster-port", &bus],
@@ -103,20 +103,8 @@ impl Replicated {
                 })
             })
         })?;
-        cluster.are_in_step(1)?;
+        cluster.are_in_step(cluster.replicas())?;
         Ok(cluster)
-    }
-
-    /// Their URL, for events that so many replicas have before they are acknowledged.
-    pub fn url(&self, prefix: &str, replicas: u8) -> String {
-        let ends = format!("?prefix={prefix}&replicas={replicas}");
-        if self.sentinels.is_empty() {
-            let all: Vec<_> = self.nodes.iter().map(Redis::authority).collect();
-            format!("redis+cluster://{}{ends}", all.join(","))
-        } else {
-            let all: Vec<_> = self.sentinels.iter().map(|sentinel| &*sentinel.authority).collect();
-            format!("redis+sentinel://{}/main{ends}", all.join(","))
-        }
     }
 
     /// All masters have so many replicas, and what they stored is there.
@@ -130,25 +118,46 @@ impl Replicated {
         })
     }
 
-    /// The master of a key.
-    ///
-    /// # Errors
-    /// When there is none.
-    pub fn master_of(&mut self, key: &str) -> Result<&mut Redis> {
+    /// How many replicas each master has.
+    fn replicas(&self) -> usize {
+        if self.sentinels.is_empty() { 1 } else { 2 }
+    }
+
+    fn master_of(&mut self, key: &str) -> Result<&mut Redis> {
         let master = self.nodes.iter_mut().find(|node| {
             node.command(&["ROLE"]).is_ok_and(|said| said.contains("master"))
                 && node.command(&["EXISTS", key]).is_ok_and(|said| said.starts_with(':'))
         });
         master.ok_or_else(|| format!("no master has {key}"))
     }
+}
 
-    /// Starts all that are not running, and waits until they are in step again.
-    ///
-    /// # Errors
-    /// When one does not start.
-    pub fn heal(&mut self, replicas: usize) -> Result<()> {
+impl Replicas for Replicated {
+    fn url(&self, prefix: &str) -> String {
+        let ends = format!("?prefix={prefix}&replicas=1");
+        if self.sentinels.is_empty() {
+            let all: Vec<_> = self.nodes.iter().map(Redis::authority).collect();
+            format!("redis+cluster://{}{ends}", all.join(","))
+        } else {
+            let all: Vec<_> = self.sentinels.iter().map(|sentinel| &*sentinel.authority).collect();
+            format!("redis+sentinel://{}/main{ends}", all.join(","))
+        }
+    }
+
+    fn lose_leader(&mut self, channel: &str) -> Result<()> {
+        // Which prefix it has does not matter to where it is.
+        let key = format!("test:{{{channel}}}:n");
+        self.master_of(&key)?.kill();
+        wait_until("another one is the master", AGREED, || self.master_of(&key).is_ok())
+    }
+
+    fn heal(&mut self) -> Result<()> {
         self.nodes.iter_mut().try_for_each(Redis::ensure_up)?;
-        self.are_in_step(replicas)
+        self.are_in_step(self.replicas())
+    }
+
+    fn may_have_lost(&self) -> bool {
+        true
     }
 }
 
@@ -162,33 +171,15 @@ impl Sentinel {
             directory.join("").display()
         );
         std::fs::write(&file, config).map_err(|error| error.to_string())?;
-        let spawned = Command::new("redis-server")
-            .arg(&file)
-            .arg("--sentinel")
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn();
-        let child = spawned.map_err(|error| format!("cannot run redis-server: {error}"))?;
-        let sentinel = Self { authority: format!("{ADDRESS}:{port}"), child, _directory: directory };
+        let mut daemon = Daemon::default();
+        daemon.run(Command::new("redis-server").arg(&file).arg("--sentinel"))?;
+        let sentinel =
+            Self { authority: format!("{ADDRESS}:{port}"), _daemon: daemon, _directory: directory };
         wait_until("a sentinel answers", Duration::from_secs(20), || {
             say(&sentinel.authority, &["PING"]).is_ok_and(|said| said.starts_with("+PONG"))
         })?;
         Ok(sentinel)
     }
-}
-
-impl Drop for Sentinel {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-fn free_port() -> Result<String> {
-    let free = TcpListener::bind((ADDRESS, 0)).and_then(|listener| listener.local_addr());
-    free.map(|address| address.port().to_string())
-        .map_err(|error| format!("no free port on {ADDRESS}: {error}"))
 }
 
 fn parts(authority: &str) -> (String, String) {
