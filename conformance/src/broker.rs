@@ -175,7 +175,10 @@ impl Drop for Daemon {
 }
 
 /// A port of [`ADDRESS`] that is free.
-pub(crate) fn free_port() -> Result<u16> {
+///
+/// # Errors
+/// When there is none.
+pub fn free_port() -> Result<u16> {
     let free = std::net::TcpListener::bind((ADDRESS, 0)).and_then(|listener| listener.local_addr());
     free.map(|address| address.port()).map_err(|error| format!("no free port on {ADDRESS}: {error}"))
 }

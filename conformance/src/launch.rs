@@ -15,6 +15,7 @@ pub struct Launch {
     data: Data,
     config: String,
     environment: Vec<(String, OsString)>,
+    address: Option<String>,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -71,6 +72,13 @@ impl Launch {
     #[must_use]
     pub fn config(mut self, config: &str) -> Self {
         config.clone_into(&mut self.config);
+        self
+    }
+
+    /// Where it listens, rather than on a port that is free.
+    #[must_use]
+    pub fn listen(mut self, authority: &str) -> Self {
+        self.address = Some(authority.to_owned());
         self
     }
 
@@ -136,7 +144,8 @@ impl Launch {
 
     fn with_command<T>(&self, run: impl FnOnce(&mut Command) -> Result<T>) -> Result<T> {
         let mut command = Command::new(binary()?);
-        command.args(["serve", "--listen", "127.0.0.1:0", "--no-demo"]);
+        let address = self.address.as_deref().unwrap_or("127.0.0.1:0");
+        command.args(["serve", "--listen", address, "--no-demo"]);
         match &self.data {
             Data::Memory => command.arg("--memory"),
             Data::Backplane(url) => command.env("TIDEWIRE_BACKPLANE", url),

@@ -143,6 +143,8 @@ pub struct Variant {
     pub second: Option<String>,
     /// Whether each client goes to one server always.
     pub sticky: bool,
+    /// Whether connections go to the servers in turn, where the proxy is HAProxy.
+    pub in_turn: bool,
     /// In place of each time of 90 s, so many seconds.
     pub patience_seconds: Option<u32>,
 }
@@ -261,6 +263,9 @@ fn config_text(kind: Kind, server: &str, variant: &Variant, port: u16, directory
     }
     if variant.sticky {
         changes.extend(kind.sticky());
+    }
+    if variant.in_turn {
+        changes.push(("balance leastconn", "balance roundrobin".to_owned()));
     }
     changes.extend(variant.patience_seconds.map(|seconds| ("90s", format!("{seconds}s"))));
     for (from, to) in changes {

@@ -28,6 +28,8 @@ struct State {
     starts: usize,
     /// Requests may be told to come back, as what the servers share may be away.
     may_refuse: bool,
+    /// Connections may end at any time, as servers come and go behind what leads to them.
+    restless: bool,
     /// No new events: publishers finish what they have begun.
     finishing: bool,
     /// The last event of all, when it is known.
@@ -82,6 +84,16 @@ impl Place {
         self.change(|state| state.may_refuse = true);
     }
 
+    /// From now on, or no longer, connections may end at any time, and requests find nobody.
+    pub fn set_restless(&self, restless: bool) {
+        self.change(|state| state.restless = restless);
+    }
+
+    /// Whether they may.
+    pub fn is_restless(&self) -> bool {
+        self.state().restless
+    }
+
     /// Whether an error is no more than that.
     pub fn excuses(&self, error: &str) -> bool {
         self.state().may_refuse && error.contains("refused") && error.contains("status: Some(503)")
@@ -122,7 +134,7 @@ impl Place {
     /// Whether the server still serves: then an error is its own, and no consequence of its death.
     pub fn stands(&self, visit: &Visit) -> bool {
         let state = self.state();
-        !state.over && state.url.is_some() && state.starts == visit.start
+        !state.over && !state.restless && state.url.is_some() && state.starts == visit.start
     }
 
     /// Whether publishers shall begin no more.

@@ -182,6 +182,10 @@ impl Publisher {
             {
                 self.ledger.lost(entry, Some(code));
             }
+            // The proxy has nobody to ask, or lost whom it asked; or a server goes and says so.
+            Said::Refused { status: Some(502..=504), code, .. } if self.place.is_restless() => {
+                self.ledger.lost(entry, Some(code));
+            }
             other => return Err(format!("refused: {other:?}")),
         }
         // Not at full speed against a disk that takes nothing.

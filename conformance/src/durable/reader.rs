@@ -84,8 +84,8 @@ fn read(over: &str, place: &Place, channel: &str, seen: &Mutex<Vec<(String, Stri
             Err(error) if error.starts_with(WRONG) => return Err(error),
             Err(error) if place.excuses(&error) => pause(),
             Err(error) if place.stands(&visit) => return Err(error),
-            // The server was killed: what broke off is asked for again.
-            Err(_) => {}
+            // The server was killed or goes: what broke off is asked for again.
+            Err(_) => pause(),
         }
     }
 }
