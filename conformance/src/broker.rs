@@ -182,3 +182,21 @@ pub fn free_port() -> Result<u16> {
     let free = std::net::TcpListener::bind((ADDRESS, 0)).and_then(|listener| listener.local_addr());
     free.map(|address| address.port()).map_err(|error| format!("no free port on {ADDRESS}: {error}"))
 }
+
+/// A test of each of these functions with each kind of broker; `Outcome` and `Kind` are at hand where it is used.
+#[macro_export]
+macro_rules! with_each_broker {
+    ($($test:ident)*) => {
+        $crate::with_each_broker!(redis Redis: $($test)*);
+    };
+    ($module:ident $kind:ident: $($test:ident)*) => {
+        mod $module {
+            $(
+                #[test]
+                fn $test() -> super::Outcome {
+                    super::$test(super::Kind::$kind)
+                }
+            )*
+        }
+    };
+}

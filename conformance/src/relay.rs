@@ -3,7 +3,7 @@
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -27,6 +27,8 @@ struct State {
     turn: AtomicUsize,
     cut: AtomicBool,
     held: AtomicBool,
+    /// By how much each piece is late.
+    delay_ms: AtomicU64,
     ended: AtomicBool,
 }
 
@@ -75,8 +77,14 @@ impl Relay {
         self.state.held.store(true, Ordering::SeqCst);
     }
 
+    /// Lets each piece through so much later, in either direction.
+    pub fn slow_down(&self, delay: Duration) {
+        self.state.delay_ms.store(delay.as_millis() as u64, Ordering::SeqCst);
+    }
+
     /// All is well again.
     pub fn mend(&self) {
+        self.slow_down(Duration::ZERO);
         self.state.cut.store(false, Ordering::SeqCst);
         self.state.held.store(false, Ordering::SeqCst);
     }
@@ -139,6 +147,7 @@ fn pass(mut from: TcpStream, mut to: TcpStream, state: &State) {
                 while state.held.load(Ordering::SeqCst) && !state.ended.load(Ordering::SeqCst) {
                     pause();
                 }
+                std::thread::sleep(Duration::from_millis(state.delay_ms.load(Ordering::SeqCst)));
                 if to.write_all(&buffer[..length]).is_err() {
                     break;
                 }

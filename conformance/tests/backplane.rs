@@ -54,29 +54,13 @@ fn same(broker: &dyn Broker) -> Vec<String> {
     vec![broker.url("test"), broker.url("test")]
 }
 
-/// Each of these, with each kind of broker.
-macro_rules! with_each_broker {
-    ($($test:ident)*) => {
-        with_each_broker!(redis Redis: $($test)*);
-    };
-    ($module:ident $kind:ident: $($test:ident)*) => {
-        mod $module {
-            $(
-                #[test]
-                fn $test() -> super::Outcome {
-                    super::$test(super::Kind::$kind)
-                }
-            )*
-        }
-    };
-}
-
-with_each_broker! {
+tidewire_conformance::with_each_broker! {
     servers_that_are_killed_lose_nothing
     a_broker_that_is_killed_loses_nothing_and_keeps_readers
     a_broker_that_hangs_for_longer_than_anybody_waits_is_an_outage
     a_server_that_is_cut_off_catches_up
     all_servers_that_are_cut_off_catch_up
+    a_slow_broker_is_slow_and_no_more
     what_a_broker_has_lost_everybody_is_told_of
     a_cursor_is_good_on_every_server
 }
@@ -197,6 +181,25 @@ fn all_servers_that_are_cut_off_catch_up(kind: Kind) -> Outcome {
             way.mend();
         }
         Ok(())
+    })
+}
+
+/// Each piece of what is said to a broker and what it answers is late, by much less than anybody waits.
+fn a_slow_broker_is_slow_and_no_more(kind: Kind) -> Outcome {
+    let broker = kind.start()?;
+    let (way, through) = broker.way("test")?;
+    survives("slow", &[broker.url("test"), through], |crew, _, random| {
+        for delay_ms in [2, 5, 10] {
+            way.slow_down(Duration::from_millis(delay_ms));
+            crew.wait_for_more(1)?;
+            crew.live(random)?;
+            crew.wait_for_more(50)?;
+        }
+        way.mend();
+        match crew.ledger.refusals() {
+            refusals if refusals.is_empty() => Ok(()),
+            refusals => Err(format!("nobody was away, but publishers were refused: {refusals:?}")),
+        }
     })
 }
 
