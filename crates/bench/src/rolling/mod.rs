@@ -1,5 +1,5 @@
 //! Rolling restarts, shown: clients behind HAProxy, publishers that never stop, a server that is replaced again and
-//! again. What counts is that every client has every event once, and when each one came back.
+//! again, alone or one of several that share a backplane. What counts is that every client has every event once, and when each one came back.
 
 mod clients;
 mod plot;
@@ -18,6 +18,8 @@ use crate::report::{Column, Report, ReportOptions, Sample};
 use clients::Clients;
 use publishers::Publishers;
 use site::{Site, SitePlan};
+
+use crate::targets::shared::BrokerOptions;
 
 const COLUMNS: &[Column] = &[
     Column::new("back", "clients back", 0),
@@ -52,7 +54,13 @@ pub(crate) struct RollingArgs {
     /// Publishers, each with one request under way at all times
     #[arg(long, default_value_t = 2)]
     publishers: u32,
-    /// Restarts, one after the other
+    /// Servers; several share a backplane
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=16))]
+    nodes: u32,
+    /// What several servers share (default: a broker that is started for them)
+    #[command(flatten)]
+    broker: BrokerOptions,
+    /// Restarts, one after the other, of the servers in turn
     #[arg(long, default_value_t = 10)]
     restarts: u32,
     /// Seconds over which clients are told to come back
@@ -81,10 +89,13 @@ impl RollingArgs {
             self.clients > 0 && self.clients.is_multiple_of(layout.group),
             "--audience divides --clients"
         );
+        let broker = if self.nodes > 1 { Some(self.broker.start()?) } else { None };
         let plan = SitePlan {
             tidewire: &self.tidewire,
             haproxy: &self.haproxy,
             window: Duration::from_secs(self.window),
+            nodes: self.nodes as usize,
+            backplane: broker.as_ref().map(|broker| broker.url.as_str()),
         };
         let mut site = Site::start(&plan)?;
         let mut clients = Clients::new(layout, site.address())?;
@@ -100,13 +111,15 @@ impl RollingArgs {
         )?;
         let mut report = Report::new("rolling restarts behind HAProxy", COLUMNS, "last_s");
         report.parameter("clients", self.clients);
+        report.parameter("servers", self.nodes);
         report.parameter("channels", layout.channel_count());
         report.parameter("publishers", self.publishers);
         report.parameter("window", format!("{} s", self.window));
         let mut returns = Vec::new();
         for number in 1..=self.restarts {
             progress.title(format!("restart {number} of {}", self.restarts));
-            let (sample, times_s) = self.restart(&mut site, &mut clients, &publishers)?;
+            let (sample, times_s) =
+                self.restart(number as usize - 1, &mut site, &mut clients, &publishers)?;
             report.add("tidewire/ws", None, &sample);
             returns.push(times_s);
         }
@@ -121,9 +134,10 @@ impl RollingArgs {
         report.publish(&ReportOptions { svg: None, ..self.report.clone() })
     }
 
-    /// Replaces the server once; what it took, and when after the signal each client was subscribed again.
+    /// Replaces a server once; what it took, and when after the signal each client of it was subscribed again.
     fn restart(
         &self,
+        turn: usize,
         site: &mut Site,
         clients: &mut Clients,
         publishers: &Publishers,
@@ -133,11 +147,12 @@ impl RollingArgs {
         publishers.begin_count();
         let published_before = publishers.accepted();
         let begin_ns = clients.begin_returns();
-        site.end_server()?;
+        site.end_server(turn)?;
         let within = Duration::from_secs(self.window) + GRACE;
         clients.run_until(within, "everybody is back", |clients| {
             site.replace_when_ended()?;
-            Ok(site.is_replaced() && clients.all_back())
+            let everybody = if site.is_alone() { clients.all_back() } else { clients.all_here() };
+            Ok(site.is_replaced() && everybody)
         })?;
         let times_s: Vec<f64> = clients.returns().iter().map(|&ns| (ns - begin_ns) as f64 / 1e9).collect();
         let last_s = times_s.iter().copied().fold(0.0, f64::max);

@@ -1,5 +1,6 @@
-//! The servers of the show: one listening socket that outlives each server, as under systemd, HAProxy in front on
-//! the configuration that is shipped, and a server that is ended and replaced. Knows no client.
+//! The servers of the show, with HAProxy in front on the configuration that is shipped, of which one is ended and
+//! replaced. One alone keeps its log on disk and has a listening socket that outlives it, as under systemd; several share
+//! a backplane, and HAProxy sends connections to those that are ready. Knows no client.
 
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
@@ -20,13 +21,15 @@ pub(super) struct SitePlan<'a> {
     pub(super) tidewire: &'a Path,
     pub(super) haproxy: &'a Path,
     pub(super) window: Duration,
+    pub(super) nodes: usize,
+    /// What they share, if there are several.
+    pub(super) backplane: Option<&'a str>,
 }
 
 pub(super) struct Site {
-    command: Vec<String>,
-    /// Held open so that no connection is refused while one server follows another.
-    listener: TcpListener,
-    server: Option<Process>,
+    nodes: Vec<Node>,
+    /// Which one is ended and replaced.
+    current: usize,
     haproxy_address: SocketAddr,
     signalled: Instant,
     drain: Duration,
@@ -36,33 +39,39 @@ pub(super) struct Site {
     _folder: Scratch,
 }
 
+struct Node {
+    command: Vec<String>,
+    address: SocketAddr,
+    server: Option<Process>,
+    /// Held open so that no connection is refused while one server follows another.
+    _listener: Option<TcpListener>,
+}
+
 impl Site {
     pub(super) fn start(plan: &SitePlan<'_>) -> Result<Site> {
         let folder = Scratch::new()?;
-        let path = |name: &str| folder.path().join(name).display().to_string();
-        let settings = format!(
+        let config = folder.path().join("tidewire.toml");
+        let mut settings = format!(
             "limits.drain_notice_ms = 0\nlimits.drain_window_ms = {}\nproxies.trusted = [\"127.0.0.1\"]\n\
              proxies.header = \"x-forwarded-for\"\n",
             plan.window.as_millis()
         );
-        fs::write(path("tidewire.toml"), settings)?;
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
-        rustix::net::listen(&listener, 4096)?;
-        fcntl_setfd(&listener, FdFlags::empty())?;
-        let descriptor = listener.as_raw_fd().to_string();
-        let program = plan.tidewire.display().to_string();
-        let (config, data) = (path("tidewire.toml"), path("data"));
-        let command =
-            ["-c", PASS_ON, "bash", &descriptor, &program, "serve", "--config", &config, "--data", &data];
-        let command: Vec<String> = command.map(str::to_owned).to_vec();
-        let mut server = launch(&command)?;
-        let address = listener.local_addr()?;
-        server.wait_until("200 from /readyz", || answers_ok(address, "/readyz"))?;
-        let (haproxy, haproxy_address) = start_haproxy(plan.haproxy, address)?;
+        if let Some(backplane) = plan.backplane {
+            settings.insert_str(0, &format!("backplane = \"{backplane}\"\n"));
+        }
+        fs::write(&config, settings)?;
+        let mut nodes = Vec::new();
+        for _ in 0..plan.nodes {
+            let data = plan.backplane.is_none().then(|| folder.path().join("data"));
+            let mut node = Node::new(plan.tidewire, &config, data.as_deref())?;
+            node.launch()?;
+            nodes.push(node);
+        }
+        let addresses: Vec<SocketAddr> = nodes.iter().map(|node| node.address).collect();
+        let (haproxy, haproxy_address) = start_haproxy(plan.haproxy, &addresses)?;
         Ok(Site {
-            command,
-            listener,
-            server: Some(server),
+            nodes,
+            current: 0,
             haproxy_address,
             signalled: Instant::now(),
             drain: Duration::ZERO,
@@ -77,11 +86,17 @@ impl Site {
         self.haproxy_address
     }
 
-    /// Tells the server to go.
-    pub(super) fn end_server(&mut self) -> Result<()> {
+    /// Whether there is but one.
+    pub(super) fn is_alone(&self) -> bool {
+        self.nodes.len() == 1
+    }
+
+    /// Tells a server to go: the first, and then in turn.
+    pub(super) fn end_server(&mut self, turn: usize) -> Result<()> {
+        self.current = turn % self.nodes.len();
         self.signalled = Instant::now();
         self.drain = Duration::ZERO;
-        self.server.as_ref().context("a server is up")?.terminate()
+        self.nodes[self.current].server.as_ref().context("a server is up")?.terminate()
     }
 
     /// Starts the next server as soon as the old one has ended; to be called again and again.
@@ -89,15 +104,13 @@ impl Site {
         if self.is_replaced() {
             return Ok(());
         }
-        let server = self.server.as_mut().context("a server is up")?;
+        let node = &mut self.nodes[self.current];
+        let server = node.server.as_mut().context("a server is up")?;
         let Some(status) = server.try_end()? else { return Ok(()) };
         ensure!(status.success(), "the server ended with {status}");
         self.drain = self.signalled.elapsed();
-        let mut next = launch(&self.command)?;
-        let address = self.listener.local_addr()?;
-        next.wait_until("200 from /readyz", || answers_ok(address, "/readyz"))?;
+        node.launch()?;
         self.away = self.signalled.elapsed() - self.drain;
-        self.server = Some(next);
         Ok(())
     }
 
@@ -111,18 +124,49 @@ impl Site {
     }
 }
 
-fn launch(command: &[String]) -> Result<Process> {
-    let mut command_line = Command::new("bash");
-    Process::start(command_line.args(command).env("TIDEWIRE_LOG__LEVEL", "warn"), Scratch::new()?)
+impl Node {
+    /// One that has yet to be launched: with a log in this directory and a socket that is passed on, or neither.
+    fn new(program: &Path, config: &Path, data: Option<&Path>) -> Result<Node> {
+        let serve = [program.display().to_string(), "serve".to_owned(), "--config".to_owned()];
+        let mut serve: Vec<String> = serve.into_iter().chain([config.display().to_string()]).collect();
+        let Some(data) = data else {
+            let address = free_address()?;
+            serve.extend(["--listen".to_owned(), address.to_string()]);
+            return Ok(Node { command: serve, address, server: None, _listener: None });
+        };
+        serve.extend(["--data".to_owned(), data.display().to_string()]);
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+        rustix::net::listen(&listener, 4096)?;
+        fcntl_setfd(&listener, FdFlags::empty())?;
+        let pass_on = ["bash", "-c", PASS_ON, "bash", &listener.as_raw_fd().to_string()].map(str::to_owned);
+        let command = pass_on.into_iter().chain(serve).collect();
+        let address = listener.local_addr()?;
+        Ok(Node { command, address, server: None, _listener: Some(listener) })
+    }
+
+    fn launch(&mut self) -> Result<()> {
+        let mut command = Command::new(&self.command[0]);
+        command.args(&self.command[1..]).env("TIDEWIRE_LOG__LEVEL", "warn");
+        let (mut server, address) = (Process::start(&mut command, Scratch::new()?)?, self.address);
+        server.wait_until("200 from /readyz", || answers_ok(address, "/readyz"))?;
+        self.server = Some(server);
+        Ok(())
+    }
 }
 
-/// HAProxy on the shipped file with addresses and paths of its own. The server's socket never closes, so it is not
-/// checked: HAProxy would turn clients away that the next server takes in a moment.
-fn start_haproxy(config: &Path, server: SocketAddr) -> Result<(Process, SocketAddr)> {
+/// HAProxy on the shipped file with addresses and paths of its own. Where there is one server its socket never closes, so
+/// it is not checked: HAProxy would turn clients away that the next server takes in a moment. Several get connections in
+/// turn.
+fn start_haproxy(config: &Path, servers: &[SocketAddr]) -> Result<(Process, SocketAddr)> {
     let folder = Scratch::new()?;
     let address = free_address()?;
     let mut text = fs::read_to_string(config).with_context(|| format!("cannot read {}", config.display()))?;
     let socket = folder.path().join("admin.sock").display().to_string();
+    let lines: Vec<String> =
+        servers.iter().enumerate().map(|(index, server)| format!("    server s{index} {server}\n")).collect();
+    let check = "    default-server check inter 2s fall 2 rise 1\n";
+    let (checked, balance) =
+        if servers.len() > 1 { (check, "balance roundrobin") } else { ("", "balance leastconn") };
     for (from, to) in [
         ("    log /dev/log local0\n", String::new()),
         ("    log global\n", String::new()),
@@ -130,8 +174,9 @@ fn start_haproxy(config: &Path, server: SocketAddr) -> Result<(Process, SocketAd
         ("/run/haproxy/admin.sock", socket),
         ("fd-hard-limit 65536", "fd-hard-limit 20000".to_owned()),
         ("bind :80\n", format!("bind {address}\n")),
-        ("    default-server check inter 2s fall 2 rise 1\n", String::new()),
-        ("server one 127.0.0.1:8080", format!("server one {server}")),
+        (check, checked.to_owned()),
+        ("balance leastconn", balance.to_owned()),
+        ("    server one 127.0.0.1:8080\n", lines.concat()),
     ] {
         ensure!(text.contains(from), "{} has no {from:?} any more", config.display());
         text = text.replace(from, &to);

@@ -6,7 +6,7 @@ mod custom;
 mod nchan;
 mod node;
 pub(crate) mod process;
-mod shared;
+pub(crate) mod shared;
 mod tidewire;
 
 use std::fmt;

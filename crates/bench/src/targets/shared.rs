@@ -1,6 +1,7 @@
-//! Servers of Tidewire that share a backplane: one that runs already, or a Redis of their own. Knows nothing of what they
+//! Servers of Tidewire that share a backplane: one that runs already, or a broker of their own. Knows nothing of what they
 //! tell each other.
 
+use std::path::PathBuf;
 use std::process::Command;
 
 use anyhow::{Result, ensure};
@@ -14,25 +15,90 @@ pub(crate) struct SharedOptions {
     /// Servers that tidewire-shared has
     #[arg(long, default_value_t = 1)]
     nodes: u32,
-    /// The backplane of tidewire-shared (default: a Redis that is started for it)
+    #[command(flatten)]
+    broker: BrokerOptions,
+}
+
+/// What servers share.
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct BrokerOptions {
+    /// A backplane that runs already (default: a broker that is started)
     #[arg(long, value_name = "URL")]
     backplane: Option<String>,
-    /// When that Redis syncs what it stores: always, everysec, or no (nothing on disk)
+    /// The kind of broker that is started
+    #[arg(long, value_enum, value_name = "KIND", default_value = "redis")]
+    broker: Kind,
+    /// When it syncs what it stores: always, everysec (every second or so), or no
     #[arg(long, value_name = "WHEN", default_value = "everysec", value_parser = ["always", "everysec", "no"])]
-    redis_syncs: String,
+    broker_syncs: String,
+    /// The program of NATS
+    #[arg(long, value_name = "PATH", default_value = "nats-server")]
+    nats_server: PathBuf,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Kind {
+    Redis,
+    Nats,
+}
+
+/// A broker, which ends when it is dropped if it was started here.
+pub(crate) struct Broker {
+    pub(crate) url: String,
+    process: Option<Process>,
+}
+
+impl BrokerOptions {
+    pub(crate) fn start(&self) -> Result<Broker> {
+        let (url, process) = match (&self.backplane, self.broker) {
+            (Some(url), _) => return Ok(Broker { url: url.clone(), process: None }),
+            (None, Kind::Redis) => self.start_redis()?,
+            (None, Kind::Nats) => self.start_nats()?,
+        };
+        Ok(Broker { url, process: Some(process) })
+    }
+
+    fn start_redis(&self) -> Result<(String, Process)> {
+        let address = free_address()?;
+        let folder = Scratch::new()?;
+        let mut command = Command::new("redis-server");
+        command.args(["--bind", "127.0.0.1", "--save", "", "--port", &address.port().to_string()]);
+        command.arg("--dir").arg(folder.path());
+        match &*self.broker_syncs {
+            "no" => command.args(["--appendonly", "no"]),
+            syncs => command.args(["--appendonly", "yes", "--appendfsync", syncs]),
+        };
+        let mut process = Process::start(&mut command, folder)?;
+        process.wait_until("a connection to redis", || accepts(address))?;
+        Ok((format!("redis://{address}"), process))
+    }
+
+    fn start_nats(&self) -> Result<(String, Process)> {
+        let address = free_address()?;
+        let folder = Scratch::new()?;
+        let sync = match &*self.broker_syncs {
+            "always" => "always",
+            "everysec" => "1s",
+            _ => "1h",
+        };
+        let config = folder.path().join("nats.conf");
+        let store = folder.path().join("store");
+        let text = format!(
+            "listen: \"{address}\"\njetstream {{ store_dir: \"{}\", sync_interval: {sync} }}\n",
+            store.display()
+        );
+        std::fs::write(&config, text)?;
+        let mut process = Process::start(Command::new(&self.nats_server).arg("-c").arg(&config), folder)?;
+        process.wait_until("a connection to NATS", || accepts(address))?;
+        Ok((format!("nats://{address}"), process))
+    }
 }
 
 pub(super) fn start(options: &TargetOptions) -> Result<Server> {
     let shared = &options.shared;
     ensure!(shared.nodes > 0, "no server is no target: --nodes 1 or more");
-    let (backplane, redis) = match &shared.backplane {
-        Some(url) => (url.clone(), None),
-        None => {
-            let (url, redis) = start_redis(&shared.redis_syncs)?;
-            (url, Some(redis))
-        }
-    };
-    let log = Log::Shared(backplane);
+    let broker = shared.broker.start()?;
+    let log = Log::Shared(broker.url);
     let mut addresses = Vec::new();
     let mut processes = Vec::new();
     for _ in 0..shared.nodes {
@@ -46,21 +112,6 @@ pub(super) fn start(options: &TargetOptions) -> Result<Server> {
         publish_addresses: addresses,
         roots: processes.iter().map(Process::pid).collect(),
         // The servers end before what they need.
-        _processes: processes.into_iter().chain(redis).collect(),
+        _processes: processes.into_iter().chain(broker.process).collect(),
     })
-}
-
-fn start_redis(syncs: &str) -> Result<(String, Process)> {
-    let address = free_address()?;
-    let folder = Scratch::new()?;
-    let mut command = Command::new("redis-server");
-    command.args(["--bind", "127.0.0.1", "--save", "", "--port", &address.port().to_string()]);
-    command.arg("--dir").arg(folder.path());
-    match syncs {
-        "no" => command.args(["--appendonly", "no"]),
-        syncs => command.args(["--appendonly", "yes", "--appendfsync", syncs]),
-    };
-    let mut process = Process::start(&mut command, folder)?;
-    process.wait_until("a connection to redis", || accepts(address))?;
-    Ok((format!("redis://{address}"), process))
 }
