@@ -1,21 +1,19 @@
 //! Subscriptions that come and go: many channels held, so many changes a second, and what an event on another channel
 //! takes meanwhile. Changes go out at fixed times; each waits for its answer.
 
-use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use clap::Args;
 use hdrhistogram::Histogram;
 
 use super::CommonArgs;
+use super::line::{LATENCY_US_MAX, Line, Probe, enter, subscribe};
 use crate::procfs::{anonymous_bytes, cpu_time};
 use crate::report::{Column, Report, Sample};
 use crate::targets::{Server, Target, channel_name};
-use crate::wire::{Unit, http, websocket};
 
 const COLUMNS: &[Column] = &[
     Column::new("held_per_s", "subscribed at first, per s", 0),
@@ -31,11 +29,6 @@ const COLUMNS: &[Column] = &[
 ];
 /// Who changes subscriptions at the same time.
 const CHANGERS: u32 = 4;
-const ANSWER_WITHIN: Duration = Duration::from_secs(10);
-/// The channel of the events that are measured; no other has this number.
-const PROBE: u32 = u32::MAX;
-const PROBES_PER_S: f64 = 200.0;
-const LATENCY_US_MAX: u64 = 60_000_000;
 
 #[derive(Debug, Args)]
 pub(crate) struct ChurnArgs {
@@ -53,12 +46,6 @@ pub(crate) struct ChurnArgs {
     duration: f64,
     #[command(flatten)]
     common: CommonArgs,
-}
-
-/// One connection.
-struct Line {
-    stream: TcpStream,
-    input: Vec<u8>,
 }
 
 /// What somebody who changes subscriptions has of them: a line, and the channels that it holds, oldest first.
@@ -94,7 +81,8 @@ impl ChurnArgs {
         let mut sample = Sample::from([("held_per_s", f64::from(channels) / begin.elapsed().as_secs_f64())]);
         let memory = anonymous_bytes(roots)?.saturating_sub(memory_before);
         sample.insert("channel_kib", memory as f64 / 1024.0 / f64::from(channels));
-        let calm = probe(&server, duration, &AtomicBool::new(false), self.common.size)?;
+        let mut probe = Probe::open(&server, self.common.size)?;
+        let calm = probe.run(duration, || false)?;
         enter(&mut sample, ["calm_p50_ms", "calm_p99_ms"], &calm);
         let (before, begin, stop) = (cpu_time(roots)?, Instant::now(), AtomicBool::new(false));
         let share = holders.len().div_ceil(CHANGERS as usize);
@@ -109,7 +97,8 @@ impl ChurnArgs {
                     scope.spawn(move || change(holders, first, rate, duration, stop))
                 })
                 .collect();
-            let events = probe(&server, duration, &stop, self.common.size);
+            let events = probe.run(duration, || false);
+            stop.store(true, Ordering::Relaxed);
             let mut changes = Histogram::new_with_bounds(1, LATENCY_US_MAX, 3)?;
             for changer in changers {
                 let own = changer.join().map_err(|_| anyhow::anyhow!("a changer panicked"))??;
@@ -126,21 +115,13 @@ impl ChurnArgs {
     }
 }
 
-fn enter(sample: &mut Sample, keys: [&'static str; 2], latency_us: &Histogram<u64>) {
-    for (key, quantile) in keys.into_iter().zip([0.5, 0.99]) {
-        sample.insert(key, latency_us.value_at_quantile(quantile) as f64 / 1e3);
-    }
-}
-
 /// Connects, and subscribes to all channels, at once on each connection.
 fn hold(server: &Server, lines: u32, channels: u32) -> Result<Vec<Holder>> {
     let mut holders = Vec::new();
     for index in 0..lines {
         let mut line = Line::open(server.subscribe_address(index as usize))?;
         let held: std::collections::VecDeque<u32> = (index..channels).step_by(lines as usize).collect();
-        let mut out = Vec::new();
-        held.iter().for_each(|channel| websocket::write_text(&mut out, subscribe(*channel).as_bytes()));
-        line.stream.write_all(&out)?;
+        line.say(&held.iter().map(|channel| subscribe(*channel)).collect::<Vec<_>>())?;
         holders.push(Holder { line, held });
     }
     for Holder { line, held } in &mut holders {
@@ -149,10 +130,6 @@ fn hold(server: &Server, lines: u32, channels: u32) -> Result<Vec<Holder>> {
         }
     }
     Ok(holders)
-}
-
-fn subscribe(channel: u32) -> String {
-    format!("{{\"type\":\"subscribe\",\"channel\":\"{}\"}}", channel_name(channel))
 }
 
 /// Leaves one channel and subscribes to one that is new, at fixed times; gives how long each took.
@@ -182,91 +159,4 @@ fn change(
         latency_us.saturating_record(due.elapsed().as_micros() as u64);
     }
     Ok(latency_us)
-}
-
-/// Publishes on one server what it hears on the next, at fixed times; gives how long each took.
-fn probe(server: &Server, duration: Duration, stop: &AtomicBool, size: usize) -> Result<Histogram<u64>> {
-    let mut latency_us = Histogram::new_with_bounds(1, LATENCY_US_MAX, 3)?;
-    let (mut ear, mut mouth) =
-        (Line::open(server.subscribe_address(1))?, Line::open(server.publish_address(0))?);
-    ear.say(&[subscribe(PROBE)])?;
-    ear.hear(b"{\"type\":\"subscribed\"")?;
-    let name = channel_name(PROBE);
-    let data = "x".repeat(size.saturating_sub(2));
-    let begin = Instant::now();
-    for number in 0..(PROBES_PER_S * duration.as_secs_f64()) as u32 {
-        let due = begin + Duration::from_secs_f64(f64::from(number) / PROBES_PER_S);
-        thread::sleep(due.saturating_duration_since(Instant::now()));
-        mouth.say(&[format!("{{\"type\":\"publish\",\"channel\":\"{name}\",\"data\":\"{data}\"}}")])?;
-        ear.hear(b"{\"type\":\"event\"")?;
-        latency_us.saturating_record(due.elapsed().as_micros() as u64);
-        mouth.hear(b"{\"type\":\"published\"")?;
-    }
-    stop.store(true, Ordering::Relaxed);
-    Ok(latency_us)
-}
-
-impl Line {
-    fn open(address: SocketAddr) -> Result<Line> {
-        let mut stream = TcpStream::connect_timeout(&address, ANSWER_WITHIN)?;
-        stream.set_nodelay(true)?;
-        stream.set_read_timeout(Some(ANSWER_WITHIN))?;
-        stream.write_all(&http::upgrade(&address.to_string(), "/v1/ws", false))?;
-        let mut line = Line { stream, input: Vec::new() };
-        loop {
-            if let Some(end) = line.input.windows(4).position(|bytes| bytes == b"\r\n\r\n") {
-                line.input.drain(..end + 4);
-                return Ok(line);
-            }
-            line.read()?;
-        }
-    }
-
-    fn read(&mut self) -> Result<()> {
-        let mut buffer = [0; 64 << 10];
-        let count = self.stream.read(&mut buffer).context("no answer")?;
-        if count == 0 {
-            bail!("the server closed the connection");
-        }
-        self.input.extend_from_slice(&buffer[..count]);
-        Ok(())
-    }
-
-    fn say(&mut self, messages: &[String]) -> Result<()> {
-        let mut out = Vec::new();
-        messages.iter().for_each(|message| websocket::write_text(&mut out, message.as_bytes()));
-        Ok(self.stream.write_all(&out)?)
-    }
-
-    /// Waits for a message that begins like that; others are let go.
-    fn hear(&mut self, beginning: &[u8]) -> Result<()> {
-        let mut at = 0;
-        loop {
-            match websocket::cut(&self.input[at..])? {
-                Some((Unit::Message { data, .. }, length)) => {
-                    at += length;
-                    if data.starts_with(beginning) {
-                        self.input.drain(..at);
-                        return Ok(());
-                    }
-                    if data.starts_with(b"{\"type\":\"error\"") || data.starts_with(b"{\"type\":\"gap\"") {
-                        bail!("the server said {}", String::from_utf8_lossy(data));
-                    }
-                }
-                Some((Unit::Close(code), _)) => bail!("the server closed with {code}"),
-                Some((Unit::Ping(payload), length)) => {
-                    let mut out = Vec::new();
-                    websocket::write_pong(&mut out, payload);
-                    at += length;
-                    self.stream.write_all(&out)?;
-                }
-                Some((_, length)) => at += length,
-                None => {
-                    self.input.drain(..at);
-                    at = 0;
-                    self.read()?;
-                }
-            }
-        }
-    }
 }

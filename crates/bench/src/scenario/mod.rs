@@ -4,8 +4,10 @@
 mod churn;
 mod connect;
 mod idle;
+mod line;
 mod linear;
 mod load;
+mod outage;
 mod publish;
 mod reconnect;
 mod spread;
@@ -42,6 +44,8 @@ pub(crate) enum Scenario {
     Idle(idle::IdleArgs),
     /// Many channels held while subscriptions come and go
     Churn(churn::ChurnArgs),
+    /// A server that was away catches up, while others go on
+    Outage(outage::OutageArgs),
     /// CPU per delivery over numbers of subscribers and of channels
     Linear(linear::LinearArgs),
 }
@@ -50,7 +54,7 @@ pub(crate) enum Scenario {
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct CommonArgs {
     /// What to measure: NAME[/TRANSPORT][+deflate], with NAME one of tidewire, tidewire-disk,
-    /// tidewire-shared (several servers, a Redis), nchan, ws, socketio,
+    /// tidewire-shared (several servers at one broker), nchan, ws, socketio,
     /// custom, baseline and TRANSPORT one of ws, sse, long-poll
     #[arg(long, value_delimiter = ',', value_name = "TARGET", default_value = "tidewire/ws")]
     pub(crate) targets: Vec<Target>,
@@ -83,6 +87,7 @@ impl Scenario {
             Scenario::Reconnect(args) => args.run(),
             Scenario::Idle(args) => args.run(),
             Scenario::Churn(args) => args.run(),
+            Scenario::Outage(args) => args.run(),
             Scenario::Linear(args) => args.run(),
         }
     }
