@@ -34,12 +34,16 @@ pub(crate) struct BrokerOptions {
     /// The program of NATS
     #[arg(long, value_name = "PATH", default_value = "nats-server")]
     nats_server: PathBuf,
+    /// The folder with Kafka's jars
+    #[arg(long, value_name = "PATH", default_value = "target/test-tools/kafka")]
+    kafka: PathBuf,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 enum Kind {
     Redis,
     Nats,
+    Kafka,
 }
 
 /// A broker, which ends when it is dropped if it was started here.
@@ -54,6 +58,7 @@ impl BrokerOptions {
             (Some(url), _) => return Ok(Broker { url: url.clone(), process: None }),
             (None, Kind::Redis) => self.start_redis()?,
             (None, Kind::Nats) => self.start_nats()?,
+            (None, Kind::Kafka) => self.start_kafka()?,
         };
         Ok(Broker { url, process: Some(process) })
     }
@@ -91,6 +96,41 @@ impl BrokerOptions {
         let mut process = Process::start(Command::new(&self.nats_server).arg("-c").arg(&config), folder)?;
         process.wait_until("a connection to NATS", || accepts(address))?;
         Ok((format!("nats://{address}"), process))
+    }
+
+    /// One that is broker and controller.
+    fn start_kafka(&self) -> Result<(String, Process)> {
+        let (address, control) = (free_address()?, free_address()?);
+        let folder = Scratch::new()?;
+        let sync = match &*self.broker_syncs {
+            "always" => "log.flush.interval.messages=1",
+            "everysec" => "log.flush.interval.ms=1000",
+            _ => "",
+        };
+        let config = folder.path().join("kafka.properties");
+        let text = format!(
+            "process.roles=broker,controller\nnode.id=1\ncontroller.quorum.voters=1@{control}\n\
+             listeners=PLAINTEXT://{address},CONTROLLER://{control}\ncontroller.listener.names=CONTROLLER\n\
+             listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT\n\
+             log.dirs={}\noffsets.topic.replication.factor=1\nauto.create.topics.enable=false\n{sync}\n",
+            folder.path().join("data").display()
+        );
+        std::fs::write(&config, text)?;
+        let java = |class: &str| {
+            let mut command = Command::new("java");
+            command.arg("-cp").arg(self.kafka.join("*")).arg(class);
+            command
+        };
+        let format = ["format", "-t", "dGlkZXdpcmUtYmVuY2gtMQ", "-c"];
+        let formatted = java("kafka.tools.StorageTool").args(format).arg(&config).output()?;
+        ensure!(
+            formatted.status.success(),
+            "Kafka's storage cannot be formatted: {}",
+            String::from_utf8_lossy(&formatted.stderr)
+        );
+        let mut process = Process::start(java("kafka.Kafka").arg(&config), folder)?;
+        process.wait_until("a connection to Kafka", || accepts(address))?;
+        Ok((format!("kafka://{address}"), process))
     }
 }
 
