@@ -100,11 +100,14 @@ impl Presence {
                         retry_after_ms: HELD_RETRY_MS,
                     }));
                 }
-                enters(present.wanted(), data)
+                enters(present.known(), data)
             }
         };
         let since = own.since;
-        self.say(&mut stripe, channel, member, Some(own))?;
+        if let Err(problem) = self.say(&mut stripe, channel, member, Some(own)) {
+            stripe.tidy(channel, member);
+            return Err(problem);
+        }
         stripe.set_hold(channel, member, holder, ends_ms);
         Ok(since)
     }
@@ -179,25 +182,24 @@ impl Presence {
         member: &str,
         own: Option<Shown>,
     ) -> Result<(), Problem> {
-        let is_new = match stripe.find(channel, member) {
-            Some(present) => {
-                let wanted = present.with(own.as_ref());
-                self.tell_change(channel, member, present.told.as_ref(), wanted.as_ref())?;
-                present.own != own
-            }
-            None => {
-                self.tell_change(channel, member, None, own.as_ref())?;
-                own.is_some()
-            }
-        };
+        let now_ms = self.now_ms();
         let present = stripe.open(channel, member);
+        let wanted = present.with(own.as_ref());
+        let waits = present.waits(wanted.as_ref(), now_ms);
+        if !waits {
+            self.tell_change(channel, member, present.told.as_ref(), wanted.as_ref())?;
+            present.told = wanted;
+        }
         match (present.own.is_some(), own.is_some()) {
             (false, true) => drop(self.gauges.members.fetch_add(1, Ordering::Relaxed)),
             (true, false) => drop(self.gauges.members.fetch_sub(1, Ordering::Relaxed)),
             _ => {}
         }
+        let is_new = present.own != own;
         present.own = own;
-        present.told = present.wanted();
+        if waits {
+            stripe.untold.insert((channel.clone(), member.into()));
+        }
         if self.is_shared && is_new {
             stripe.changed.insert((channel.clone(), member.into()));
         }
@@ -207,13 +209,18 @@ impl Presence {
     /// Has readers told what is so, if it is not what they were told; if that cannot be now, later.
     fn settle(&self, stripe: &mut Stripe, channel: &ChannelName, member: &str) {
         let name = (channel.clone(), Box::from(member));
-        let outcome = stripe.find_mut(channel, member).map_or(Ok(()), |present| {
+        let now_ms = self.now_ms();
+        let is_told = stripe.find_mut(channel, member).is_none_or(|present| {
             let wanted = present.wanted();
-            self.tell_change(channel, member, present.told.as_ref(), wanted.as_ref())?;
+            if present.waits(wanted.as_ref(), now_ms)
+                || self.tell_change(channel, member, present.told.as_ref(), wanted.as_ref()).is_err()
+            {
+                return false;
+            }
             present.told = wanted;
-            Ok::<_, Problem>(())
+            true
         });
-        if outcome.is_ok() {
+        if is_told {
             stripe.untold.remove(&name);
         } else {
             stripe.untold.insert(name);

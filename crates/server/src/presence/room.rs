@@ -6,6 +6,9 @@ use std::sync::Arc;
 
 use tidewire_core::{ChannelName, Timestamp};
 
+/// How long readers see what nobody says any more, until those who hold the member say it.
+const OUTDATED_MS: u64 = 1_000;
+
 /// What is shown of a member.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Shown {
@@ -45,6 +48,8 @@ pub(super) struct Member {
     pub(super) others: Vec<(u64, Shown)>,
     /// What the channel's readers were told.
     pub(super) told: Option<Shown>,
+    /// Since when what is said is older than that; 0 if it is not.
+    outdated_since_ms: u64,
 }
 
 /// One reason for which somebody is there.
@@ -92,6 +97,30 @@ impl Member {
     /// What is to be shown.
     pub(super) fn wanted(&self) -> Option<Shown> {
         self.with(self.own.as_ref())
+    }
+
+    /// What is known of them, told or not.
+    pub(super) fn known(&self) -> Option<Shown> {
+        let wanted = self.wanted()?;
+        Some(match &self.told {
+            Some(told) => wanted.merge(told),
+            None => wanted,
+        })
+    }
+
+    /// Whether readers are not told of this yet, as it is older than what they were told: whoever said that is gone,
+    /// and others that hold the member say it, too, as soon as they have heard it.
+    pub(super) fn waits(&mut self, wanted: Option<&Shown>, now_ms: u64) -> bool {
+        let is_outdated = match (&self.told, wanted) {
+            (Some(told), Some(wanted)) => wanted.at_ms < told.at_ms || wanted.since > told.since,
+            _ => false,
+        };
+        if !is_outdated {
+            self.outdated_since_ms = 0;
+        } else if self.outdated_since_ms == 0 {
+            self.outdated_since_ms = now_ms;
+        }
+        is_outdated && now_ms < self.outdated_since_ms + OUTDATED_MS
     }
 
     /// Another server says this of them, or nothing any more.
