@@ -248,7 +248,7 @@ impl Gossip {
             self.look();
         }
         if self.parties.backplane.can_tell_peers() {
-            let asks = self.table.to_ask(self.now, fastrand::f64());
+            let asks = self.table.take_asks(self.now, fastrand::f64());
             self.peers.counts.asked.fetch_add(asks.len() as u64, Ordering::Relaxed);
             let beat = self.brief.clone().filter(|_| is_due);
             let gone = std::mem::take(&mut self.gone);

@@ -84,7 +84,7 @@ impl Table {
     }
 
     /// Who is to be asked for all that they tell of.
-    pub(super) fn to_ask(&mut self, now: Now, spread: f64) -> Vec<u64> {
+    pub(super) fn take_asks(&mut self, now: Now, spread: f64) -> Vec<u64> {
         let mut asked = Vec::new();
         for (server, peer) in &mut self.peers {
             if !peer.is_whole && peer.ends_ms.is_none() && peer.ask_at_ms <= now.ms {

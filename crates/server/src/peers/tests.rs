@@ -89,7 +89,7 @@ impl Network {
             }
             let spread = self.random.f64();
             let is_due = now.ms.is_multiple_of(PEERS_BEAT_MS);
-            let asks = self.servers[from].table.to_ask(now, spread);
+            let asks = self.servers[from].table.take_asks(now, spread);
             let first =
                 Says { asks, beat: (is_due || now.ms == PEERS_PACE_MS).then(beat), ..Says::default() };
             for message in self.servers[from].own.poll(now.ms, first) {
