@@ -200,11 +200,13 @@ pub const PEERS_CHANGES: usize = 200_000;
 /// How many bytes a message to other servers has, about; one fact may be longer.
 pub const PEERS_MESSAGE_BYTES: usize = 32 << 10;
 /// How many bytes of facts are told at once; the rest waits for the next time.
-pub const PEERS_BYTES_AT_ONCE: usize = 512 << 10;
+pub const PEERS_BYTES_AT_ONCE: usize = 64 << 10;
 /// How many messages of others may wait. Beyond: they are missed, and what they said is asked for.
-pub const PEERS_WAITING: usize = 4_096;
+pub const PEERS_WAITING: usize = 1_024;
 /// Over how long those are spread who ask for all that a server has to tell, and its answers.
 pub const PEERS_ASK_SPREAD_MS: u64 = 500;
+/// How many servers are asked at a time; all servers hear the answers.
+pub const PEERS_ASKED_AT_ONCE: usize = 4;
 /// After how long one asks again.
 pub const PEERS_ASK_AGAIN_MS: u64 = 3_000;
 /// How many instances that left may wait to be told of. Beyond: on other servers they end by themselves.

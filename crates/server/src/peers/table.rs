@@ -6,7 +6,7 @@ use std::ops::Bound;
 
 use serde_json::value::RawValue;
 use tidewire_core::limits::{
-    PEERS, PEERS_ASK_AGAIN_MS, PEERS_ASK_SPREAD_MS, PEERS_FORGOTTEN_MS, PEERS_SILENCE_MS,
+    PEERS, PEERS_ASK_AGAIN_MS, PEERS_ASK_SPREAD_MS, PEERS_ASKED_AT_ONCE, PEERS_FORGOTTEN_MS, PEERS_SILENCE_MS,
 };
 
 use super::message::{Change, Facts, Message, Range, Says};
@@ -46,6 +46,8 @@ pub(super) struct Peer {
     covered: Option<Box<str>>,
     /// When it is asked for that.
     ask_at_ms: u64,
+    /// Until when its answer may be on its way.
+    answers_until_ms: u64,
     pub(super) heard: Now,
     /// Once it has said goodbye: until when what it told of stays.
     ends_ms: Option<u64>,
@@ -85,14 +87,16 @@ impl Table {
 
     /// Who is to be asked for all that they tell of.
     pub(super) fn take_asks(&mut self, now: Now, spread: f64) -> Vec<u64> {
-        let mut asked = Vec::new();
-        for (server, peer) in &mut self.peers {
-            if !peer.is_whole && peer.ends_ms.is_none() && peer.ask_at_ms <= now.ms {
-                peer.ask_at_ms = now.ms + PEERS_ASK_AGAIN_MS + jitter(spread);
-                asked.push(*server);
-            }
-        }
-        asked
+        let answers = |peer: &&Peer| !peer.is_whole && peer.answers_until_ms > now.ms;
+        let room = PEERS_ASKED_AT_ONCE.saturating_sub(self.peers.values().filter(answers).count());
+        let is_due = |peer: &Peer| !peer.is_whole && peer.ends_ms.is_none() && peer.ask_at_ms <= now.ms;
+        let due = self.peers.iter_mut().filter(|(_, peer)| is_due(peer));
+        let ask = |(server, peer): (&u64, &mut Peer)| {
+            peer.answers_until_ms = now.ms + PEERS_ASK_AGAIN_MS;
+            peer.ask_at_ms = peer.answers_until_ms + jitter(spread);
+            *server
+        };
+        due.take(room).map(ask).collect()
     }
 
     /// Forgets those who are gone, with all that they told of.
@@ -131,6 +135,7 @@ impl Peer {
             is_whole: number == 1,
             covered: None,
             ask_at_ms: now.ms + jitter(spread),
+            answers_until_ms: 0,
             heard: now,
             ends_ms: None,
             brief: None,
@@ -173,8 +178,9 @@ impl Peer {
             None => (self.is_whole, self.covered) = (self.is_whole || is_covered, None),
             Some(to) => self.covered = is_covered.then_some(to),
         }
-        // It is on its way.
-        self.ask_at_ms = self.ask_at_ms.max(now.ms + PEERS_ASK_AGAIN_MS);
+        // More of it is on its way.
+        self.answers_until_ms = now.ms + PEERS_ASK_AGAIN_MS;
+        self.ask_at_ms = self.ask_at_ms.max(self.answers_until_ms);
     }
 }
 

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 
 use serde_json::value::to_raw_value;
 use tidewire_core::limits::{
-    PEERS_ASK_AGAIN_MS, PEERS_BEAT_MS, PEERS_CHANGES, PEERS_FORGOTTEN_MS, PEERS_MESSAGE_BYTES, PEERS_PACE_MS,
-    PEERS_SILENCE_MS,
+    PEERS_ASK_AGAIN_MS, PEERS_ASKED_AT_ONCE, PEERS_BEAT_MS, PEERS_CHANGES, PEERS_FORGOTTEN_MS,
+    PEERS_MESSAGE_BYTES, PEERS_PACE_MS, PEERS_SILENCE_MS,
 };
 
 use super::message::{Facts, Message, Says};
@@ -29,8 +29,9 @@ struct Network {
     now: Now,
     random: fastrand::Rng,
     is_bad: bool,
-    /// How much was said.
+    /// How much was said, and how many servers one asked at once.
     messages: usize,
+    most_asked: usize,
 }
 
 fn beat() -> Brief {
@@ -60,6 +61,7 @@ impl Network {
             random: fastrand::Rng::with_seed(seed),
             is_bad: false,
             messages: 0,
+            most_asked: 0,
         };
         (0..servers).for_each(|_| network.start());
         network
@@ -90,6 +92,7 @@ impl Network {
             let spread = self.random.f64();
             let is_due = now.ms.is_multiple_of(PEERS_BEAT_MS);
             let asks = self.servers[from].table.take_asks(now, spread);
+            self.most_asked = self.most_asked.max(asks.len());
             let first =
                 Says { asks, beat: (is_due || now.ms == PEERS_PACE_MS).then(beat), ..Says::default() };
             for message in self.servers[from].own.poll(now.ms, first) {
@@ -184,13 +187,13 @@ fn texts(facts: &Facts) -> Vec<(String, String)> {
 
 #[test]
 fn what_is_lost_repeated_and_late_is_made_good() {
-    for seed in 0..16 {
+    for seed in 0..6 {
         eprintln!("seed {seed}");
         let mut network = Network::new(4, seed);
         for round in 0..120 {
             network.is_bad = (20..100).contains(&round);
             for _ in 0..network.random.u64(..60) {
-                network.change(300);
+                network.change(150);
             }
             if round == 60 {
                 network.start(); // somebody comes later
@@ -217,6 +220,19 @@ fn nothing_is_asked_where_nothing_is_lost_and_changes_are_told_together() {
     let before = network.messages;
     network.run(10 * PEERS_BEAT_MS);
     assert_eq!(network.messages - before, 30, "a beat each second");
+}
+
+#[test]
+fn one_that_comes_asks_a_few_at_a_time_until_it_knows_all() {
+    let mut network = Network::new(20, 5);
+    network.run(PEERS_BEAT_MS);
+    assert_eq!(network.most_asked, 0, "who hears the first message has missed nothing");
+    (0..2_000).for_each(|_| network.change(200));
+    network.run(PEERS_BEAT_MS);
+    network.start();
+    network.run(20 * PEERS_BEAT_MS);
+    network.check();
+    assert!((1..=PEERS_ASKED_AT_ONCE).contains(&network.most_asked), "{} were asked", network.most_asked);
 }
 
 #[test]
