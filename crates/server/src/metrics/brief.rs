@@ -10,8 +10,9 @@ use super::{Counter, ShardCounters, Sources, process};
 use crate::clock::wall_clock;
 use crate::hub::Keeper;
 
-/// How a server stands.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+/// How a server stands. What one of another version does not say is taken for nothing.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub(crate) struct Brief {
     /// Its host and port.
     pub(crate) name: Box<str>,

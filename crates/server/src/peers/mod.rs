@@ -28,7 +28,7 @@ use crate::clock::Clock;
 use crate::hub::Hub;
 use crate::metrics::{Brief, Glance, Sources, brief, together};
 use crate::presence::Presence;
-use crate::server::{Gauges, spawn};
+use crate::server::{AbortOnPanic, Gauges, spawn};
 
 /// How what servers tell one another is announced.
 pub(crate) const SUBJECT: &str = "peers";
@@ -172,7 +172,10 @@ pub(crate) fn start(peers: &Arc<Peers>, orders: Orders, parties: Parties) -> any
         brief: None,
         gone: Vec::new(),
     };
-    spawn("peers", move || gossip.run(&orders.0))
+    spawn("peers", move || {
+        let _guard = AbortOnPanic;
+        gossip.run(&orders.0);
+    })
 }
 
 /// The thread.

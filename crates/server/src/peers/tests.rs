@@ -34,24 +34,6 @@ struct Network {
     most_asked: usize,
 }
 
-fn beat() -> Brief {
-    Brief {
-        name: "a:1".into(),
-        version: "1".into(),
-        started: "now".into(),
-        uptime_seconds: 1,
-        draining: false,
-        backplane_away: false,
-        connections: 0,
-        published: 0,
-        delivered: 0,
-        published_per_second: None,
-        delivered_per_second: None,
-        cpu: None,
-        memory_bytes: None,
-    }
-}
-
 impl Network {
     fn new(servers: usize, seed: u64) -> Self {
         let mut network = Self {
@@ -93,8 +75,11 @@ impl Network {
             let is_due = now.ms.is_multiple_of(PEERS_BEAT_MS);
             let asks = self.servers[from].table.take_asks(now, spread);
             self.most_asked = self.most_asked.max(asks.len());
-            let first =
-                Says { asks, beat: (is_due || now.ms == PEERS_PACE_MS).then(beat), ..Says::default() };
+            let first = Says {
+                asks,
+                beat: (is_due || now.ms == PEERS_PACE_MS).then(Brief::default),
+                ..Says::default()
+            };
             for message in self.servers[from].own.poll(now.ms, first) {
                 self.messages += 1;
                 self.spread(from, &message);
