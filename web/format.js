@@ -36,3 +36,10 @@ function scaled(value, base, units) {
   const digits = unit === 0 || rest >= 99.95 ? 0 : 1;
   return `${rest.toFixed(digits)} ${units[unit]}`;
 }
+
+/** A time since a start, to the second. */
+export function uptime(seconds) {
+  const days = Math.floor(seconds / 86_400);
+  const clock = new Date(seconds * 1000).toISOString().slice(11, 19);
+  return days > 0 ? `${days} d ${clock}` : clock;
+}

@@ -75,7 +75,8 @@ def test_all_streams_of_a_user_end_at_once(server):
     connection, answer = stream(server, "/v1/channels/e/events", key)
     other = socket(server, token("fay"))
     begun = time.time()
-    assert ask(server, "POST", user_path("eve", "/disconnect"), ADMIN_KEY)[2] == {"user": "eve", "connections": 5}
+    assert ask(server, "POST", user_path("eve", "/disconnect"), ADMIN_KEY)[2] == {
+        "user": "eve", "connections": 5, "servers_told": 0}
     for one in sockets:
         with pytest.raises(ConnectionClosed):
             one.recv(timeout=5)

@@ -14,7 +14,7 @@ from test_admin import CONFIG, write_keys
 
 OWN = "tidewire.admin:statistics"
 EVERYTHING = {"subscribe": ["*"], "history": ["*"], "publish": ["*"]}
-WRONG = [None, "not the admin key at all", token("root", **EVERYTHING)]
+WRONG = [None, "not the admin key at all", token("root", seconds=3600, **EVERYTHING)]  # made before other tests run
 # Whatever the configuration opens, the server's own channels are not part of it.
 OPEN = CONFIG.replace('"authenticated"', '"anyone"') + """
 [[channels]]

@@ -8,7 +8,7 @@ import { createConsole } from './console.js';
 import { find, say, setText } from './dom.js';
 import { createConfirm, createDrain } from './drain.js';
 import { readEvents } from './event-stream.js';
-import { count } from './format.js';
+import { count, uptime } from './format.js';
 import { createOverview } from './overview.js';
 import { createUsers } from './users.js';
 
@@ -147,12 +147,6 @@ function take(sample) {
     show('live');
     tell('');
   }
-}
-
-function uptime(seconds) {
-  const days = Math.floor(seconds / 86_400);
-  const clock = new Date(seconds * 1000).toISOString().slice(11, 19);
-  return days > 0 ? `${days} d ${clock}` : clock;
 }
 
 function choosePart() {

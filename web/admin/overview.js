@@ -2,7 +2,7 @@
 // Must not know: where statistics come from.
 
 import { fillFacts, fillTable, find, make, setText } from './dom.js';
-import { bytes, count, duration, memory } from './format.js';
+import { bytes, count, duration, memory, uptime } from './format.js';
 import { createSpark } from './spark.js';
 
 const SPAN_SECONDS = 120;
@@ -63,6 +63,19 @@ const SHARD_COLUMNS = [
   { title: 'Connections', kind: 'number', of: ({ connections }) => count(connections) },
   { title: 'Queued', kind: 'number', of: ({ queues }) => count(Object.values(queues).reduce((sum, length) => sum + length, 0)) },
 ];
+const SERVER_COLUMNS = [
+  { title: 'Server', kind: 'name', of: (row) => (row.is_this ? `${row.name} (this one)` : row.name) },
+  { title: 'State', of: (row) => stateOf(row) },
+  { title: 'Version', of: (row) => row.version },
+  { title: 'Up', kind: 'number', of: (row) => uptime(row.uptime_seconds) },
+  { title: 'Connections', kind: 'number', of: (row) => count(row.connections) },
+  { title: 'Published/s', kind: 'number', of: (row) => rate(row.published_per_second) },
+  { title: 'Delivered/s', kind: 'number', of: (row) => rate(row.delivered_per_second) },
+  { title: 'Processor', kind: 'number', of: (row) => (row.cpu === null ? '–' : `${Math.round(row.cpu * 100)} %`) },
+  { title: 'Memory', kind: 'number', of: (row) => memory(row.memory_bytes ?? 0) },
+];
+// A server says each second how it stands; one that is silent for longer than that is not forgotten at once.
+const SILENT_MS = 2_500;
 const REFUSED_COLUMNS = [
   { title: 'Why', kind: 'name', of: ([why]) => why },
   { title: 'How often', kind: 'number', of: ([, times]) => count(times) },
@@ -73,6 +86,25 @@ function busyBar(busy) {
   bar.style.setProperty('--part', busy ?? 0);
   if (busy > 0.9) bar.dataset.high = '';
   return make('span', {}, bar, busy === null ? '–' : `${Math.round(busy * 100)} %`.padStart(5, '\u2007'));
+}
+
+function stateOf({ backplane_away, draining, heard_ms_ago }) {
+  if (heard_ms_ago > SILENT_MS) return make('span', { className: 'alarm' }, 'silent');
+  if (backplane_away) return make('span', { className: 'alarm' }, 'backplane away');
+  return draining ? 'draining' : 'serving';
+}
+
+/** All servers and their sums, where there are others to share with. */
+function showCluster({ servers, cluster }) {
+  find('[data-cluster]').hidden = !servers;
+  if (!servers) return;
+  fillTable(find('[data-servers]'), SERVER_COLUMNS, servers, '');
+  setText(find('[data-cluster-sums]'), [
+    cluster.servers === 1 ? '1 server' : `${count(cluster.servers)} servers`,
+    `${count(cluster.connections)} connections`,
+    `${rate(cluster.published_per_second)} published and ${rate(cluster.delivered_per_second)} delivered per second`,
+    `${memory(cluster.memory_bytes)} of memory`,
+  ].join(', '));
 }
 
 export function createOverview() {
@@ -100,6 +132,7 @@ export function createOverview() {
     fillTable(find('[data-top-channels]'), CHANNEL_COLUMNS, now.top_channels?.[channels_by] ?? [], 'Nothing of the kind on any channel just now.');
     const talkers = now.top_talkers?.[talkers_of]?.[talkers_by] ?? [];
     fillTable(find('[data-talkers]'), TALKER_COLUMNS, talkers, talkers_by === 'messages' ? 'Nobody sends anything on a connection that is open.' : 'Nobody is here.');
+    showCluster(now);
     fillTable(find('[data-shards]'), SHARD_COLUMNS, now.shards.map((shard, number) => ({ ...shard, number })), '');
     const refused = [...Object.entries(now.refused_by_code),
       ...Object.entries(now.limited_by).map(([limit, times]) => [`limits.${limit}`, times]),

@@ -41,18 +41,19 @@ export function createUsers({ confirm, onRefused }) {
   }
 
   async function disconnect({ user, connections }) {
-    let ended = 0;
+    let ended = { connections: 0, servers_told: 0 };
     const done = await confirm({
       title: `Disconnect ${user}?`,
       text: `Ends ${count(connections)} streams. Their tokens stay good, so they may come back at once.`,
       verb: 'Disconnect',
       run: async () => {
-        ended = (await ask(`/v1/admin/users/${encodeURIComponent(user)}/disconnect`, { method: 'POST' })).connections;
+        ended = await ask(`/v1/admin/users/${encodeURIComponent(user)}/disconnect`, { method: 'POST' });
       },
     });
     if (!done) return;
     await load();
-    say(result, `${count(ended)} streams of ${user} were ended.`, 'good');
+    const others = ended.servers_told > 0 ? `, and ${count(ended.servers_told)} other servers were told to end theirs` : '';
+    say(result, `${count(ended.connections)} streams of ${user} were ended${others}.`, 'good');
   }
 
   find('[data-users-reload]').addEventListener('click', load);

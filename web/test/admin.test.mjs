@@ -8,6 +8,7 @@
 import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
 import { mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, before, test } from 'node:test';
@@ -298,6 +299,63 @@ test('on a port of its own, the page has the console there, and clients find not
     await page.goto('about:blank');
     await other.stop();
   }
+});
+
+/** A Redis on a free port that keeps nothing, as a backplane's URL. */
+async function startRedis() {
+  const port = await new Promise((resolve) => {
+    const free = createServer().listen(0, '127.0.0.1', () => {
+      const { port: found } = free.address();
+      free.close(() => resolve(found));
+    });
+  });
+  const child = spawn('redis-server', ['--bind', '127.0.0.1', '--port', `${port}`, '--save', '', '--appendonly', 'no', '--dir', directory]);
+  const ended = new Promise((resolve) => child.once('exit', resolve));
+  await new Promise((resolve, reject) => {
+    child.stdout.on('data', (text) => /Ready to accept/.test(text) && resolve());
+    child.once('exit', () => reject(new Error('redis-server did not start')));
+  });
+  return { url: `redis://127.0.0.1:${port}`, stop: () => (child.kill(), ended) };
+}
+
+test('servers that share a backplane are shown on each of them, and no longer when they are gone', async () => {
+  const redis = await startRedis();
+  const config = `backplane = "${redis.url}"\n${CONFIG}`;
+  const [one, two] = [await serve({ config }), await serve({ config })];
+  const port_of = ({ url }) => url.split(':').at(-1);
+  const rows = () => page.$$eval('[data-servers] tbody tr', (all) => all.map((row) => [...row.cells].map((cell) => cell.textContent)));
+  const shown = async (wanted) => {
+    const names = (await rows()).map(([name]) => name);
+    return names.length === wanted.length && wanted.every((found) => names.some((name) => name.replace(' (this one)', '').endsWith(`:${port_of(found)}`)));
+  };
+  const before = server;
+  try {
+    server = two;
+    const stop = await listen('shared', 'websocket');
+    await logIn(one.admin);
+    await until('both are there', () => shown([one, two]));
+    const this_one = (await rows()).filter(([name]) => name.endsWith('(this one)'));
+    assert.equal(this_one.length, 1);
+    assert.ok(this_one[0][0].includes(port_of(one)));
+    await until('the connection to the other one', async () => (await rows()).some(([name, , , , connections]) => name.endsWith(port_of(two)) && Number(connections) > 0));
+    assert.match(await text('[data-cluster-sums]'), /^2 servers, \d+ connections/);
+    await screenshots('servers');
+    await page.setViewportSize(NARROW);
+    const [wide, inner] = await page.evaluate(() => [document.documentElement.scrollWidth, innerWidth]);
+    assert.ok(wide <= inner, `${wide} wide in ${inner}`);
+    await page.setViewportSize(WIDE);
+    await stop();
+    await two.stop();
+    await until('the other one is gone', () => shown([one]));
+    assert.match(await text('[data-cluster-sums]'), /^1 server,/);
+  } finally {
+    server = before;
+    await page.goto('about:blank');
+    await Promise.all([one.stop(), two.stop()]);
+    await redis.stop();
+  }
+  await logIn();
+  assert.ok(await page.locator('[data-cluster]').isHidden());
 });
 
 test('nothing overflows sideways, and everything can be reached by keyboard', async () => {

@@ -182,6 +182,36 @@ pub const BACKPLANE_PING_MS: u64 = 1_000;
 /// Of how many losses a channel remembers which offsets were lost. Beyond: older events are no longer retained.
 pub const BACKPLANE_SEAMS: usize = 32;
 
+/// How often a server tells the others that share its backplane what has changed, at the most.
+pub const PEERS_PACE_MS: u64 = 100;
+/// How often it tells them that it is there, and how it stands.
+pub const PEERS_BEAT_MS: u64 = 1_000;
+/// How long a server may say nothing while the backplane answers. Beyond: it is gone, with all that it told of.
+pub const PEERS_SILENCE_MS: u64 = 5_000;
+/// How long it may say nothing whatever the backplane does. Beyond: as above.
+pub const PEERS_FORGOTTEN_MS: u64 = 60_000;
+/// How many servers one knows beside itself. Beyond: the others are as if they were not there.
+pub const PEERS: usize = 1_000;
+/// How many facts a server tells of (users and addresses that have connections, members that are present). Beyond: the
+/// others do not hear of more.
+pub const PEERS_FACTS: usize = 2_000_000;
+/// How many of them may have changed and not be told. Beyond: all of them are told anew.
+pub const PEERS_CHANGES: usize = 200_000;
+/// How many bytes a message to other servers has, about; one fact may be longer.
+pub const PEERS_MESSAGE_BYTES: usize = 32 << 10;
+/// How many bytes of facts are told at once; the rest waits for the next time.
+pub const PEERS_BYTES_AT_ONCE: usize = 64 << 10;
+/// How many messages of others may wait. Beyond: they are missed, and what they said is asked for.
+pub const PEERS_WAITING: usize = 1_024;
+/// Over how long those are spread who ask for all that a server has to tell, and its answers.
+pub const PEERS_ASK_SPREAD_MS: u64 = 500;
+/// How many servers are asked at a time; all servers hear the answers.
+pub const PEERS_ASKED_AT_ONCE: usize = 4;
+/// After how long one asks again.
+pub const PEERS_ASK_AGAIN_MS: u64 = 3_000;
+/// How many instances that left may wait to be told of. Beyond: on other servers they end by themselves.
+pub const PEERS_GONE_INSTANCES: usize = 10_000;
+
 /// How many events of a channel's presence are kept for those who come back.
 pub const PRESENCE_EVENTS: usize = 10_000;
 /// How many bytes they may have.

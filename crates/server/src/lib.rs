@@ -15,6 +15,7 @@ mod listener;
 mod log;
 mod metrics;
 mod operators;
+mod peers;
 mod presence;
 mod schema;
 mod server;

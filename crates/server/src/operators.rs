@@ -169,6 +169,9 @@ impl Watch {
         let mut all = statistics(sources, self.clock.now_us(), &mut self.seen);
         all.insert("top_channels".to_owned(), self.tops.shown.clone());
         all.insert("top_talkers".to_owned(), talkers.into());
+        if let Some(Value::Object(view)) = self.gauges.peers.as_ref().map(|peers| peers.view()) {
+            all.extend(view);
+        }
         if let Err(problem) = self.publish(&all) {
             eprintln!("tidewire: the statistics could not be published: {}", problem.detail);
         }

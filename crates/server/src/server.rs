@@ -23,6 +23,7 @@ use crate::hub::{Hub, Keeper, Kept};
 use crate::listener::{Listener, Port, REFUSALS, REFUSALS_MAX};
 use crate::metrics::ShardCounters;
 use crate::operators::{self, Operators};
+use crate::peers::{self, Parties, Peers};
 use crate::presence::Presence;
 use crate::settings::Settings;
 use crate::shard::{self, Message, Shard, Shared};
@@ -63,6 +64,10 @@ pub(crate) struct Gauges {
     /// What TLS clients are shown, if TLS is spoken.
     pub(crate) certificates: Option<Arc<Certificates>>,
     pub(crate) started: Timestamp,
+    /// Host and port, for those who run several.
+    pub(crate) name: String,
+    /// The servers that share the backplane, if there is one.
+    pub(crate) peers: Option<Arc<Peers>>,
     /// Set if anything is traced.
     pub(crate) tracer: Option<Arc<Tracer>>,
 }
@@ -81,6 +86,8 @@ pub struct Server {
     notice: Duration,
     shards: Vec<JoinHandle<std::io::Result<()>>>,
     helpers: Vec<JoinHandle<()>>,
+    /// What tells other servers how this one stands.
+    peers: Option<(Arc<Peers>, JoinHandle<()>)>,
     /// Those who write to the log on disk and read from it.
     durable: Vec<JoinHandle<()>>,
     /// What sends traces.
@@ -120,6 +127,7 @@ impl Server {
             }
             None => (None, None),
         };
+        let peers = settings.backplane.is_some().then(|| peers::prepare(clock));
         let gauges = Arc::new(Gauges {
             shards: inboxes.iter().map(|_| Arc::default()).collect(),
             connections: AtomicUsize::new(0),
@@ -131,6 +139,8 @@ impl Server {
             connections_max: settings.limits.connections.min(descriptors_for_connections()),
             certificates: certificates.clone(),
             started: wall_clock(),
+            name: name_of(address),
+            peers: peers.as_ref().map(|(peers, _)| Arc::clone(peers)),
             tracer: tracer.clone(),
         });
         let (drain, notice) =
@@ -148,7 +158,22 @@ impl Server {
             clock,
         });
         // Before anybody is served: what was revoked on other servers holds.
-        let durable = log.start(&hub, &access)?;
+        let durable = log.start(&hub, &access, peers.as_ref().map(|(peers, _)| Arc::clone(peers)))?;
+        let peers = match (peers, hub.keeper()) {
+            (Some((peers, orders)), Some(Keeper::Backplane(backplane))) => {
+                let parties = Parties {
+                    hub: Arc::clone(&hub),
+                    backplane: Arc::clone(backplane),
+                    gauges: Arc::clone(&gauges),
+                    access: Arc::clone(&access),
+                    presence: Arc::clone(&presence),
+                    grace_ms: settings.limits.presence_grace_ms,
+                };
+                let thread = peers::start(&peers, orders, parties)?;
+                Some((peers, thread))
+            }
+            _ => None,
+        };
         let mut shards = Vec::new();
         let mut listeners = vec![Listener::new(socket, Arc::clone(&shared), Port::Plain)?];
         if let (Some(socket), Some(certificates)) = (tls_socket, &certificates) {
@@ -192,6 +217,7 @@ impl Server {
             notice,
             shards,
             helpers,
+            peers,
             durable,
             traces: tracer.zip(exporter),
         })
@@ -240,6 +266,10 @@ impl Server {
         for helper in self.helpers {
             helper.thread().unpark();
             let _ = helper.join();
+        }
+        if let Some((peers, thread)) = self.peers {
+            peers.stop();
+            let _ = thread.join();
         }
         // Last, as the shards wait for it: whoever was told of an event has been told the truth.
         if let Some(keeper) = self.hub.keeper() {
@@ -301,12 +331,23 @@ impl Log {
     }
 
     /// Starts the threads that write and read it.
-    fn start(self, hub: &Arc<Hub>, access: &Arc<Access>) -> anyhow::Result<Vec<JoinHandle<()>>> {
+    fn start(
+        self,
+        hub: &Arc<Hub>,
+        access: &Arc<Access>,
+        peers: Option<Arc<Peers>>,
+    ) -> anyhow::Result<Vec<JoinHandle<()>>> {
         match self {
             Self::None => Ok(Vec::new()),
             Self::Backplane(backplane, opened) => {
                 let (to, by) = (Arc::clone(hub), Arc::clone(access));
-                let herald = move |subject: &str, what: &str| shard::heed(&to, &by, subject, what);
+                let herald = move |subject: &str, what: &str| match &peers {
+                    Some(peers) if subject == peers::SUBJECT => {
+                        peers.hear(what);
+                        true
+                    }
+                    _ => shard::heed(&to, &by, subject, what),
+                };
                 backplane.start(hub, Herald(Box::new(herald)), *opened)
             }
             Self::Disk(disk, totals) => {
@@ -324,6 +365,12 @@ impl Log {
             }
         }
     }
+}
+
+/// What a server is called among those that share its backplane.
+fn name_of(address: SocketAddr) -> String {
+    let host = sysinfo::System::host_name().unwrap_or_else(|_| address.ip().to_string());
+    format!("{host}:{}", address.port())
 }
 
 fn listen_at(

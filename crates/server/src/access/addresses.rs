@@ -1,8 +1,8 @@
 //! What is remembered of addresses: how many connections each has, and how often it came. Bounded, whoever comes.
 //! Must not know how an address is found out.
 
-use std::collections::HashMap;
 use std::collections::hash_map::RandomState;
+use std::collections::{HashMap, HashSet};
 use std::hash::BuildHasher;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -24,7 +24,19 @@ pub(crate) struct Addresses {
     attempts: Option<Rate>,
     entries_max: usize,
     hasher: RandomState,
-    parts: Vec<Mutex<HashMap<u128, Entry>>>,
+    parts: Vec<Mutex<Part>>,
+    /// Other servers are told how many connections each has here.
+    is_shared: bool,
+}
+
+/// Some of them.
+#[derive(Debug, Default)]
+struct Part {
+    entries: HashMap<u128, Entry>,
+    /// How many connections addresses have on other servers.
+    elsewhere: HashMap<u128, u32>,
+    /// Which have another number here than when that was last looked at.
+    changed: HashSet<u128>,
 }
 
 #[derive(Debug, Default)]
@@ -41,8 +53,9 @@ pub(crate) struct Admission {
 }
 
 impl Addresses {
-    pub(crate) fn new(limits: &Limits) -> Self {
+    pub(crate) fn new(limits: &Limits, has_peers: bool) -> Self {
         Self {
+            is_shared: has_peers && limits.connections_per_ip > 0,
             connections_max: limits.connections_per_ip,
             attempts: Rate::new(limits.attempts_per_ip_per_minute, 60_000),
             entries_max: (limits.tracked_ips as usize).div_ceil(PARTS),
@@ -66,15 +79,20 @@ impl Addresses {
         }
         let key = key(address);
         let mut part = self.part(key);
-        if !part.contains_key(&key) && part.len() >= self.entries_max && !make_room(&mut part, now_ms) {
+        let elsewhere = part.elsewhere.get(&key).copied().unwrap_or(0);
+        let entries = &mut part.entries;
+        if !entries.contains_key(&key) && entries.len() >= self.entries_max && !make_room(entries, now_ms) {
             return Ok(None);
         }
-        let entry = part.entry(key).or_default();
+        let entry = entries.entry(key).or_default();
         if let Some(rate) = self.attempts {
             let taken = entry.attempts.take(now_ms, 1, rate);
             taken.map_err(|after_ms| rate.limited("attempts_per_ip_per_minute", after_ms))?;
         }
-        if self.connections_max > 0 && entry.connections >= self.connections_max {
+        if self.connections_max > 0 && entry.connections.saturating_add(elsewhere) >= self.connections_max {
+            if entry.connections == 0 && self.attempts.is_none() {
+                entries.remove(&key);
+            }
             return Err(Limited {
                 limit: "connections_per_ip",
                 quota: self.connections_max,
@@ -83,11 +101,34 @@ impl Addresses {
             });
         }
         entry.connections += 1;
+        if self.is_shared {
+            part.changed.insert(key);
+        }
         drop(part);
         Ok(Some(Admission { addresses: Arc::clone(self), key }))
     }
 
-    fn part(&self, key: u128) -> MutexGuard<'_, HashMap<u128, Entry>> {
+    /// An address has so many more connections on other servers, and so many less.
+    pub(crate) fn note_elsewhere(&self, key: u128, more: u32, less: u32) {
+        let mut part = self.part(key);
+        let has = part.elsewhere.get(&key).copied().unwrap_or(0);
+        match has.saturating_add(more).saturating_sub(less) {
+            0 => part.elsewhere.remove(&key),
+            connections => part.elsewhere.insert(key, connections),
+        };
+    }
+
+    /// Which addresses have another number of connections here than when this was called last, and how many.
+    pub(crate) fn take_changes(&self, mut each: impl FnMut(u128, u32)) {
+        for part in &self.parts {
+            let mut part = part.lock().unwrap_or_else(PoisonError::into_inner);
+            for key in std::mem::take(&mut part.changed) {
+                each(key, part.entries.get(&key).map_or(0, |entry| entry.connections));
+            }
+        }
+    }
+
+    fn part(&self, key: u128) -> MutexGuard<'_, Part> {
         let part = &self.parts[self.hasher.hash_one(key) as usize % PARTS];
         // Nothing in here panics half-way.
         part.lock().unwrap_or_else(PoisonError::into_inner)
@@ -97,11 +138,14 @@ impl Addresses {
 impl Drop for Admission {
     fn drop(&mut self) {
         let mut part = self.addresses.part(self.key);
-        if let Some(entry) = part.get_mut(&self.key) {
+        if let Some(entry) = part.entries.get_mut(&self.key) {
             entry.connections = entry.connections.saturating_sub(1);
             if entry.connections == 0 && self.addresses.attempts.is_none() {
-                part.remove(&self.key);
+                part.entries.remove(&self.key);
             }
+        }
+        if self.addresses.is_shared {
+            part.changed.insert(self.key);
         }
     }
 }
@@ -131,7 +175,7 @@ mod tests {
     use super::*;
 
     fn addresses(limits: Limits) -> Arc<Addresses> {
-        Arc::new(Addresses::new(&limits))
+        Arc::new(Addresses::new(&limits, true))
     }
 
     fn address(text: &str) -> IpAddr {
@@ -150,7 +194,27 @@ mod tests {
         let third = all.admit(one, 0).expect("room again");
         assert!(all.admit(one, 0).is_err());
         drop((second, third));
-        assert!(all.parts.iter().all(|part| part.lock().expect("sound").is_empty()));
+        assert!(all.parts.iter().all(|part| part.lock().expect("sound").entries.is_empty()));
+    }
+
+    #[test]
+    fn connections_on_other_servers_count_as_well() {
+        let all = addresses(Limits { connections_per_ip: 3, ..Limits::default() });
+        let one = address("192.0.2.1");
+        all.note_elsewhere(key(one), 2, 0);
+        let first = all.admit(one, 0).expect("room");
+        assert!(all.admit(one, 0).is_err());
+        let mut told = Vec::new();
+        all.take_changes(|key, connections| told.push((key, connections)));
+        assert_eq!(told, [(key(one), 1)]);
+        all.note_elsewhere(key(one), 1, 2);
+        let second = all.admit(one, 0).expect("room again");
+        drop((first, second));
+        all.note_elsewhere(key(one), 2, 0);
+        assert!(all.admit(one, 0).is_err());
+        all.note_elsewhere(key(one), 0, 3);
+        let is_empty = |part: &Part| part.entries.is_empty() && part.elsewhere.is_empty();
+        assert!(all.parts.iter().all(|part| is_empty(&part.lock().expect("sound"))));
     }
 
     #[test]
@@ -185,13 +249,13 @@ mod tests {
         for number in 0..10_000u32 {
             drop(all.admit(IpAddr::from(number.to_be_bytes()), 0));
         }
-        let entries: usize = all.parts.iter().map(|part| part.lock().expect("sound").len()).sum();
+        let entries: usize = all.parts.iter().map(|part| part.lock().expect("sound").entries.len()).sum();
         assert!(entries <= 160, "{entries}");
         assert!(all.admit(stays, 0).is_err());
         // With all of them connected, others are let in uncounted.
         let held: Vec<_> = (0..1000u32).map(|n| all.admit(IpAddr::from(n.to_be_bytes()), 60_000)).collect();
         assert!(held.iter().all(Result::is_ok));
-        let entries: usize = all.parts.iter().map(|part| part.lock().expect("sound").len()).sum();
+        let entries: usize = all.parts.iter().map(|part| part.lock().expect("sound").entries.len()).sum();
         assert!(entries <= 160, "{entries}");
     }
 }

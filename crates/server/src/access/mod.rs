@@ -97,10 +97,11 @@ impl Access {
         let settings = Arc::clone(&all.access);
         let origins = Origins::parse(&settings.origins).map_err(anyhow::Error::msg).context("origins")?;
         let tokens = &settings.tokens;
+        let has_peers = all.backplane.is_some();
         Ok(Self {
             origins,
-            addresses: Arc::new(Addresses::new(&all.limits)),
-            users: Arc::new(Users::new(&all.limits)),
+            addresses: Arc::new(Addresses::new(&all.limits, has_peers)),
+            users: Arc::new(Users::new(&all.limits, has_peers)),
             tickets: match secret {
                 Some(secret) => Tickets::shared(tokens.ticket_ms, secret)?,
                 None => Tickets::new(tokens.ticket_ms, tokens.tickets),

@@ -1,8 +1,8 @@
 //! Users who have streams open, or have just sent something, over all shards: where they are, how many subscriptions
 //! they hold, how much they send. Must not know how a user is found out, nor how a connection is closed.
 
-use std::collections::HashMap;
 use std::collections::hash_map::RandomState;
+use std::collections::{HashMap, HashSet};
 use std::hash::BuildHasher;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -49,7 +49,26 @@ pub(crate) struct Users {
     messages: Option<Rate>,
     bytes: Option<Rate>,
     hasher: RandomState,
-    parts: Vec<Mutex<HashMap<Arc<str>, Entry>>>,
+    parts: Vec<Mutex<Part>>,
+    /// Other servers are told how much each has here.
+    is_shared: bool,
+}
+
+/// Some of them.
+#[derive(Debug, Default)]
+struct Part {
+    entries: HashMap<Arc<str>, Entry>,
+    /// What users have on other servers.
+    elsewhere: HashMap<Arc<str>, Held>,
+    /// Who has something else here than when that was last looked at.
+    changed: HashSet<Arc<str>>,
+}
+
+/// How much a user has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Held {
+    pub(crate) connections: u32,
+    pub(crate) subscriptions: u32,
 }
 
 #[derive(Debug, Default)]
@@ -70,8 +89,10 @@ pub(crate) struct Membership {
 }
 
 impl Users {
-    pub(crate) fn new(limits: &Limits) -> Self {
+    pub(crate) fn new(limits: &Limits, has_peers: bool) -> Self {
+        let is_limited = limits.connections_per_user > 0 || limits.subscriptions_per_user > 0;
         Self {
+            is_shared: has_peers && is_limited,
             connections_max: limits.connections_per_user,
             subscriptions_max: limits.subscriptions_per_user,
             messages: Rate::new(limits.user_messages_per_second, 1000),
@@ -87,11 +108,14 @@ impl Users {
     /// They have as many as they may.
     pub(crate) fn join(self: &Arc<Self>, user: &Arc<str>, place: Place) -> Result<Membership, Limited> {
         let mut part = self.part(user);
-        let entry = part.entry(Arc::clone(user)).or_default();
-        if self.connections_max > 0 && entry.places.len() >= self.connections_max as usize {
+        let elsewhere = part.elsewhere(user).connections as usize;
+        let entry = part.entries.entry(Arc::clone(user)).or_default();
+        if self.connections_max > 0 && entry.places.len() + elsewhere >= self.connections_max as usize {
+            self.forget_if_gone(&mut part, user);
             return Err(reached("connections_per_user", self.connections_max));
         }
         entry.places.push(place);
+        self.note_changed(&mut part, user);
         drop(part);
         Ok(Membership { users: Arc::clone(self), user: Arc::clone(user), place, subscriptions: 0 })
     }
@@ -105,17 +129,18 @@ impl Users {
             return Ok(());
         }
         let mut part = self.part(user);
-        if !part.contains_key(user) && part.len() >= SENDERS_MAX / PARTS {
-            make_room(&mut part, now_ms);
+        let entries = &mut part.entries;
+        if !entries.contains_key(user) && entries.len() >= SENDERS_MAX / PARTS {
+            make_room(entries, now_ms);
         }
-        let entry = part.entry(Arc::clone(user)).or_default();
+        let entry = entries.entry(Arc::clone(user)).or_default();
         take(&mut entry.messages, self.messages, 1, now_ms, "user_messages_per_second")?;
         take(&mut entry.bytes, self.bytes, bytes, now_ms, "user_message_bytes_per_second")
     }
 
     /// Where a user is.
     pub(crate) fn places(&self, user: &str) -> Vec<Place> {
-        self.part(user).get(user).map(|entry| entry.places.to_vec()).unwrap_or_default()
+        self.part(user).entries.get(user).map(|entry| entry.places.to_vec()).unwrap_or_default()
     }
 
     /// Up to `most` users with streams, in the order of their names, after `after`.
@@ -123,7 +148,8 @@ impl Users {
         let mut found: Vec<Seen> = Vec::new();
         for part in &self.parts {
             let part = part.lock().unwrap_or_else(PoisonError::into_inner);
-            let here = part.iter().filter(|(user, entry)| &***user > after && !entry.places.is_empty());
+            let entries = part.entries.iter();
+            let here = entries.filter(|(user, entry)| &***user > after && !entry.places.is_empty());
             found.extend(here.map(|(user, entry)| Seen {
                 user: Arc::clone(user),
                 connections: entry.places.len(),
@@ -142,17 +168,70 @@ impl Users {
 
     /// How many users have streams.
     pub(crate) fn count(&self) -> usize {
-        let count = |part: &Mutex<HashMap<Arc<str>, Entry>>| {
+        let count = |part: &Mutex<Part>| {
             let part = part.lock().unwrap_or_else(PoisonError::into_inner);
-            part.values().filter(|entry| !entry.places.is_empty()).count()
+            part.entries.values().filter(|entry| !entry.places.is_empty()).count()
         };
         self.parts.iter().map(count).sum()
     }
 
-    fn part(&self, user: &str) -> MutexGuard<'_, HashMap<Arc<str>, Entry>> {
+    fn note_changed(&self, part: &mut Part, user: &Arc<str>) {
+        if self.is_shared {
+            part.changed.insert(Arc::clone(user));
+        }
+    }
+
+    /// Forgets a user without a stream, unless what they sent must still count when they come back at once.
+    fn forget_if_gone(&self, part: &mut Part, user: &Arc<str>) {
+        let is_gone = part.entries.get(user).is_some_and(|entry| entry.places.is_empty());
+        if is_gone && self.messages.is_none() && self.bytes.is_none() {
+            part.entries.remove(user);
+        }
+    }
+
+    fn part(&self, user: &str) -> MutexGuard<'_, Part> {
         let part = &self.parts[self.hasher.hash_one(user) as usize % PARTS];
         // Nothing in here panics half-way.
         part.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What other servers say, and are told.
+impl Users {
+    /// A user has so much more on other servers, and so much less.
+    pub(crate) fn note_elsewhere(&self, user: &str, more: Held, less: Held) {
+        let mut part = self.part(user);
+        let Held { connections, subscriptions } = part.elsewhere(user);
+        let change = |has: u32, more: u32, less: u32| has.saturating_add(more).saturating_sub(less);
+        let held = Held {
+            connections: change(connections, more.connections, less.connections),
+            subscriptions: change(subscriptions, more.subscriptions, less.subscriptions),
+        };
+        if held == Held::default() {
+            part.elsewhere.remove(user);
+        } else {
+            part.elsewhere.insert(user.into(), held);
+        }
+    }
+
+    /// Who has something else here than when this was called last, and what.
+    pub(crate) fn take_changes(&self, mut each: impl FnMut(&str, Held)) {
+        for part in &self.parts {
+            let mut part = part.lock().unwrap_or_else(PoisonError::into_inner);
+            for user in std::mem::take(&mut part.changed) {
+                let held = part.entries.get(&user).map(|entry| Held {
+                    connections: entry.places.len() as u32,
+                    subscriptions: entry.subscriptions,
+                });
+                each(&user, held.unwrap_or_default());
+            }
+        }
+    }
+}
+
+impl Part {
+    fn elsewhere(&self, user: &str) -> Held {
+        self.elsewhere.get(user).copied().unwrap_or_default()
     }
 }
 
@@ -164,12 +243,14 @@ impl Membership {
     pub(crate) fn subscribe(&mut self) -> Result<(), Limited> {
         let mut part = self.users.part(&self.user);
         let most = self.users.subscriptions_max;
-        let Some(entry) = part.get_mut(&self.user) else { return Ok(()) };
-        if most > 0 && entry.subscriptions >= most {
+        let elsewhere = part.elsewhere(&self.user).subscriptions;
+        let Some(entry) = part.entries.get_mut(&self.user) else { return Ok(()) };
+        if most > 0 && entry.subscriptions.saturating_add(elsewhere) >= most {
             return Err(reached("subscriptions_per_user", most));
         }
         entry.subscriptions += 1;
         self.subscriptions += 1;
+        self.users.note_changed(&mut part, &self.user);
         Ok(())
     }
 
@@ -178,24 +259,23 @@ impl Membership {
         let mut part = self.users.part(&self.user);
         let less = self.subscriptions.min(1);
         self.subscriptions -= less;
-        if let Some(entry) = part.get_mut(&self.user) {
+        if let Some(entry) = part.entries.get_mut(&self.user) {
             entry.subscriptions -= less;
         }
+        self.users.note_changed(&mut part, &self.user);
     }
 }
 
 impl Drop for Membership {
     fn drop(&mut self) {
         let mut part = self.users.part(&self.user);
-        let Some(entry) = part.get_mut(&self.user) else { return };
+        let Some(entry) = part.entries.get_mut(&self.user) else { return };
         entry.subscriptions -= self.subscriptions;
         if let Some(found) = entry.places.iter().position(|place| *place == self.place) {
             entry.places.swap_remove(found);
         }
-        // What they sent must still count when they come back at once.
-        if entry.places.is_empty() && self.users.messages.is_none() && self.users.bytes.is_none() {
-            part.remove(&self.user);
-        }
+        self.users.forget_if_gone(&mut part, &self.user);
+        self.users.note_changed(&mut part, &self.user);
     }
 }
 
@@ -239,7 +319,7 @@ mod tests {
     }
 
     fn users(limits: Limits) -> Arc<Users> {
-        Arc::new(Users::new(&limits))
+        Arc::new(Users::new(&limits, true))
     }
 
     #[test]
@@ -257,7 +337,35 @@ mod tests {
         assert_eq!(all.page("ann", 10).len(), 1);
         drop((first, second, other));
         assert_eq!(all.count(), 0);
-        assert!(all.parts.iter().all(|part| part.lock().expect("sound").is_empty()));
+        assert!(all.parts.iter().all(|part| part.lock().expect("sound").entries.is_empty()));
+    }
+
+    #[test]
+    fn what_they_have_on_other_servers_counts_as_well() {
+        let limits = Limits { connections_per_user: 3, subscriptions_per_user: 2, ..Limits::default() };
+        let all = users(limits);
+        let ann: Arc<str> = "ann".into();
+        let (none, one) = (Held::default(), Held { connections: 2, subscriptions: 1 });
+        all.note_elsewhere("ann", one, none);
+        let mut first = all.join(&ann, place(1)).expect("room");
+        assert!(all.join(&ann, place(2)).is_err());
+        assert!(first.subscribe().is_ok() && first.subscribe().is_err());
+        let mut told = Vec::new();
+        all.take_changes(|user, held| told.push((user.to_owned(), held)));
+        assert_eq!(told, [("ann".to_owned(), Held { connections: 1, subscriptions: 1 })]);
+        all.note_elsewhere("ann", none, one);
+        let second = all.join(&ann, place(2)).expect("room again");
+        assert!(first.subscribe().is_ok());
+        drop((first, second));
+        told.clear();
+        all.take_changes(|user, held| told.push((user.to_owned(), held)));
+        assert_eq!(told, [("ann".to_owned(), none)]);
+        all.take_changes(|_, _| unreachable!("nothing has changed"));
+        assert!(all.parts.iter().all(|part| part.lock().expect("sound").elsewhere.is_empty()));
+        // Whom nobody here lets in is not remembered here.
+        all.note_elsewhere("bob", Held { connections: 3, ..none }, none);
+        assert!(all.join(&"bob".into(), place(1)).is_err());
+        assert!(all.parts.iter().all(|part| part.lock().expect("sound").entries.is_empty()));
     }
 
     #[test]
@@ -316,7 +424,7 @@ mod tests {
         for number in 0..2 * SENDERS_MAX {
             all.take_message(&number.to_string().into(), 1, 0).expect("the first");
         }
-        let entries: usize = all.parts.iter().map(|part| part.lock().expect("sound").len()).sum();
+        let entries: usize = all.parts.iter().map(|part| part.lock().expect("sound").entries.len()).sum();
         assert!(entries <= SENDERS_MAX + PARTS, "{entries}");
         assert_eq!(all.places("held").len(), 1);
     }

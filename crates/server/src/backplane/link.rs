@@ -1,9 +1,9 @@
 //! The queue of orders to one broker, and whether it is there. Must not know what becomes of orders.
 
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tidewire_core::limits::{BACKPLANE_WAITING_BYTES, Policy};
+use tidewire_core::limits::{BACKPLANE_PING_MS, BACKPLANE_WAITING_BYTES, Policy};
 use tidewire_core::{ChannelName, Code, NewEvent, Problem};
 use tokio::sync::Notify;
 
@@ -11,6 +11,9 @@ use crate::metrics::Histogram;
 use crate::store::commit::Waiter;
 use crate::store::load::Load;
 use crate::traces::Trace;
+
+/// How many messages to other servers may be under way; what is to be said beyond that is said later, together.
+const TELLING_MAX: usize = 64;
 
 /// Something to do.
 #[derive(Debug)]
@@ -31,6 +34,8 @@ pub(super) enum Order {
     Spend { what: String, keep_ms: u64, visitor: Visitor },
     /// Tell all servers something of a subject, and tell the connection that it is done.
     Announce { subject: String, what: String, is_kept: bool, visitor: Visitor },
+    /// Tell all servers something that is of no use later; nobody waits for it.
+    Tell { subject: &'static str, what: String },
     /// Nothing, and to tell so.
     Refuse { waiter: Waiter, problem: Problem },
 }
@@ -63,10 +68,14 @@ pub(super) struct Link {
     orders: Mutex<Vec<Order>>,
     bytes: AtomicUsize,
     away: AtomicBool,
+    /// How many [`Order::Tell`] are not answered.
+    telling: AtomicUsize,
+    /// When it last answered whether it is there.
+    answered_ms: AtomicU64,
     stopping: AtomicBool,
     pub(super) arrived: Notify,
     /// How long publishes take.
-    pub(super) answers: Histogram,
+    pub(super) durations: Histogram,
 }
 
 impl Link {
@@ -77,9 +86,11 @@ impl Link {
             orders: Mutex::default(),
             bytes: AtomicUsize::new(0),
             away: AtomicBool::new(false),
+            telling: AtomicUsize::new(0),
+            answered_ms: AtomicU64::new(0),
             stopping: AtomicBool::new(false),
             arrived: Notify::new(),
-            answers: Histogram::default(),
+            durations: Histogram::default(),
         }
     }
 
@@ -133,6 +144,31 @@ impl Link {
         self.away.swap(away, Ordering::AcqRel) != away
     }
 
+    /// Whether others may be told something that is of no use later.
+    pub(super) fn can_tell(&self) -> bool {
+        !self.is_away() && self.telling.load(Ordering::Relaxed) < TELLING_MAX
+    }
+
+    pub(super) fn tell(&self, subject: &'static str, what: String) {
+        self.telling.fetch_add(1, Ordering::Relaxed);
+        self.push(Order::Tell { subject, what });
+    }
+
+    /// Some were told, or will never be.
+    pub(super) fn note_told(&self, count: usize) {
+        self.telling.fetch_sub(count, Ordering::Relaxed);
+    }
+
+    pub(super) fn note_answered(&self, now_ms: u64) {
+        self.answered_ms.store(now_ms, Ordering::Relaxed);
+    }
+
+    /// Whether it answered just now.
+    pub(super) fn answers(&self, now_ms: u64) -> bool {
+        let silent_ms = now_ms.saturating_sub(self.answered_ms.load(Ordering::Relaxed));
+        !self.is_away() && silent_ms <= 2 * BACKPLANE_PING_MS
+    }
+
     pub(super) fn stop(&self) {
         self.stopping.store(true, Ordering::Release);
         self.arrived.notify_one();
@@ -152,6 +188,7 @@ impl Order {
     pub(super) fn bytes(&self) -> usize {
         match self {
             Self::Publish(publication) => publication.new.payload.data().len() + 64,
+            Self::Tell { what, .. } => what.len() + 64,
             _ => 64,
         }
     }

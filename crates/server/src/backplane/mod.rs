@@ -212,6 +212,23 @@ impl Backplane {
         Ok(())
     }
 
+    /// Tells all servers something that is of no use later.
+    pub(crate) fn tell_peers(&self, subject: &'static str, what: String) {
+        if let Some(link) = self.links.first() {
+            link.tell(subject, what);
+        }
+    }
+
+    /// Whether that can be done now.
+    pub(crate) fn can_tell_peers(&self) -> bool {
+        self.links.first().is_some_and(|link| link.can_tell())
+    }
+
+    /// Whether what other servers say can be heard now.
+    pub(crate) fn hears_peers(&self, now_ms: u64) -> bool {
+        self.links.first().is_some_and(|link| link.answers(now_ms))
+    }
+
     /// Acts on what another server announced.
     fn hear(&self, subject: &str, what: &str) -> bool {
         self.herald.get().is_none_or(|herald| (herald.0)(subject, what))
@@ -258,7 +275,7 @@ impl Backplane {
         self.links.iter().map(|link| Health {
             is_away: link.is_away(),
             waiting_bytes: link.bytes(),
-            answers: &link.answers,
+            answers: &link.durations,
         })
     }
 

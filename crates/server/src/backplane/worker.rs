@@ -107,6 +107,8 @@ pub(super) fn run(
         announcements: VecDeque::new(),
         outdated: Vec::new(),
         announcing: HashMap::new(),
+        tells: VecDeque::new(),
+        telling: 0,
     };
     runtime.block_on(async move {
         let mut broker = broker;
@@ -176,6 +178,7 @@ enum Done {
     Announced(u64, Result<(), BrokerError>),
     Heard(Result<Vec<(String, String)>, BrokerError>),
     Unfollowed(Result<(), BrokerError>),
+    Told(Result<(), BrokerError>),
     Pinged(Result<(), BrokerError>),
 }
 
@@ -213,6 +216,9 @@ struct Worker {
     /// What was announced and needs to be kept no more.
     outdated: Vec<(String, String)>,
     announcing: HashMap<u64, Visitor>,
+    /// What other servers are told, and how much of that is not answered.
+    tells: VecDeque<(&'static str, String)>,
+    telling: usize,
 }
 
 impl Worker {
@@ -225,7 +231,7 @@ impl Worker {
         loop {
             self.take_orders();
             self.send(broker, &mut under_way);
-            if link.is_stopping() && self.writes.is_empty() && self.sent.is_empty() {
+            if link.is_stopping() && self.writes.is_empty() && self.sent.is_empty() && self.telling == 0 {
                 return Ok(());
             }
             tokio::select! {
@@ -275,6 +281,7 @@ impl Worker {
                 Order::Announce { subject, what, is_kept, visitor } => {
                     self.announcements.push_back((subject, what, is_kept, visitor));
                 }
+                Order::Tell { subject, what } => self.tells.push_back((subject, what)),
                 Order::Spend { what, keep_ms, visitor } => self.spending.push_back((what, keep_ms, visitor)),
                 Order::Refuse { waiter, problem } => {
                     replies::refuse(&self.hub, vec![(waiter, None, problem)])
@@ -331,6 +338,11 @@ impl Worker {
             let (id, announce) = (self.number(), broker.announce(&subject, &what, is_kept));
             under_way.push(begun(Box::pin(async move { Done::Announced(id, announce.await) })));
             self.announcing.insert(id, visitor);
+        }
+        while let Some((subject, what)) = self.tells.pop_front() {
+            let tell = broker.announce(subject, &what, false);
+            under_way.push(begun(Box::pin(async move { Done::Told(tell.await) })));
+            self.telling += 1;
         }
         for name in std::mem::take(&mut self.missing) {
             let Some(followed) = self.followed.get_mut(&name) else { continue };
@@ -483,9 +495,15 @@ impl Worker {
                 }
             }
             Done::Unfollowed(outcome) => outcome?,
+            Done::Told(outcome) => {
+                self.telling -= 1;
+                self.link.note_told(1);
+                outcome?;
+            }
             Done::Pinged(outcome) => {
                 self.deaf = false;
                 outcome?;
+                self.link.note_answered(self.hub.clock().now_ms());
             }
         }
         self.tell(told);
@@ -497,7 +515,7 @@ impl Worker {
         let mut completions = replies::Completions::new(&self.hub);
         let mut bytes = 0;
         let Some(Sent { writes, since_us }) = self.sent.remove(&id) else { return };
-        self.link.answers.observe_us(self.hub.clock().now_us().saturating_sub(since_us));
+        self.link.durations.observe_us(self.hub.clock().now_us().saturating_sub(since_us));
         for (write, answer) in writes.into_iter().zip(answers) {
             let Write::Publish(publication) = write else { continue };
             let order = Order::Publish(publication);
@@ -684,6 +702,8 @@ impl Worker {
 
     /// Nobody knows whether a ticket was good, or who was told what.
     fn refuse_questions(&mut self, problem: &Problem) {
+        self.link.note_told(self.tells.len() + std::mem::take(&mut self.telling));
+        self.tells.clear();
         let waiting = self.spending.drain(..).map(|(_, _, visitor)| visitor);
         let visitors: Vec<Visitor> = waiting.chain(self.spent.drain().map(|(_, visitor)| visitor)).collect();
         visitors.into_iter().for_each(|visitor| self.tell_spent(visitor, Err(problem.clone())));

@@ -52,6 +52,8 @@ pub(crate) enum AdminRoute {
     Channels(Option<Result<Listed, Problem>>),
     /// `/v1/admin/tickets`
     Tickets,
+    /// `/v1/admin/servers`
+    Servers,
     /// `/v1/admin/drain`
     Drain,
     /// `/v1/admin/users`
@@ -96,6 +98,7 @@ impl Route {
                 Self::Admin(AdminRoute::Channels(None))
             }
             (Some("v1"), Some("admin"), Some("tickets"), None, None) => Self::Admin(AdminRoute::Tickets),
+            (Some("v1"), Some("admin"), Some("servers"), None, None) => Self::Admin(AdminRoute::Servers),
             (Some("v1"), Some("admin"), Some("drain"), None, None) => Self::Admin(AdminRoute::Drain),
             (Some("v1"), Some("admin"), Some("users"), None, None) => Self::Admin(AdminRoute::Users),
             (Some("v1"), Some("admin"), Some("users"), Some(user), None) => {

@@ -32,6 +32,7 @@ pub(crate) fn exposition(sources: Sources<'_>) -> String {
     refusals(&mut page, sources.gauges);
     shards(&mut page, sources);
     history(&mut page, sources.hub);
+    peers(&mut page, sources.gauges);
     access(&mut page, sources);
     traces(&mut page, sources.gauges);
     certificates(&mut page, sources.gauges);
@@ -191,6 +192,31 @@ fn at_backplane(page: &mut Page, backplane: &Backplane) {
         "How long the brokers took to answer for publishes, those sent as one counted once.",
         backplane.health().map(|health| health.answers),
     );
+}
+
+fn peers(page: &mut Page, gauges: &Gauges) {
+    let Some(peers) = &gauges.peers else { return };
+    page.gauge("tidewire_servers", "Servers of the backplane that this one knows, itself included.")
+        .is(peers.others() + 1);
+    page.gauge(
+        "tidewire_peers_oldest_seconds",
+        "Since the one of them was heard that has been silent longest.",
+    )
+    .is(peers.oldest_ms() as f64 / 1000.0);
+    let ways = [("sent", &peers.counts.sent), ("heard", &peers.counts.heard)];
+    let mut family = page.counter("tidewire_peers_messages_total", "Messages to and from other servers.");
+    for (way, count) in ways {
+        family.at("way", way, count.messages.load(Ordering::Relaxed));
+    }
+    let mut family = page.counter("tidewire_peers_bytes_total", "What they had.");
+    for (way, count) in ways {
+        family.at("way", way, count.bytes.load(Ordering::Relaxed));
+    }
+    page.counter(
+        "tidewire_peers_asked_total",
+        "How often another server was asked for all that it tells of.",
+    )
+    .is(peers.counts.asked.load(Ordering::Relaxed));
 }
 
 fn traces(page: &mut Page, gauges: &Gauges) {

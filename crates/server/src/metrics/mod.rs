@@ -1,6 +1,7 @@
 //! What is counted. Each shard counts for itself, so counting costs no contention; whoever scrapes adds it up
 //! (`exposition`). Must never be told apart by channel or user.
 
+mod brief;
 mod exposition;
 mod histogram;
 mod page;
@@ -11,6 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use tidewire_core::{Code, Problem};
 
+pub(crate) use brief::{Brief, Glance, brief, together};
 pub(crate) use exposition::{Sources, exposition};
 pub(crate) use histogram::Histogram;
 pub(crate) use statistics::{Seen, statistics};

@@ -16,6 +16,7 @@ use crate::clock::wall_clock;
 use crate::http::answer::Exchange;
 use crate::http::route::{AdminRoute, number};
 use crate::hub::{Hub, Keeper};
+use crate::metrics;
 
 /// How many users a page has that does not say.
 const USERS_DEFAULT: usize = 100;
@@ -72,6 +73,10 @@ impl Shard {
                 self.gauges.drain.ask();
                 serde_json::json!({"draining": true})
             }
+            AdminRoute::Servers => {
+                Query::parse(request.query, &[])?;
+                self.servers()
+            }
             AdminRoute::Users => self.page_of_users(request)?,
             AdminRoute::User(user) => {
                 Query::parse(request.query, &[])?;
@@ -80,14 +85,21 @@ impl Shard {
             AdminRoute::Disconnect(user) => {
                 Query::parse(request.query, &[])?;
                 let connections = self.expel(&user, Expulsion::Disconnected);
-                serde_json::json!({"user": user, "connections": connections})
+                let told = self.others();
+                serde_json::json!({"user": user, "connections": connections, "servers_told": told})
             }
             AdminRoute::Revoke(user) => {
                 Query::parse(request.query, &[])?;
                 let now = wall_clock();
                 self.access.revocations.revoke(&user, now.0)?;
                 let connections = self.expel(&user, Expulsion::Revoked);
-                serde_json::json!({"user": user, "connections": connections, "revoked_at": now.to_string()})
+                let told = self.others();
+                serde_json::json!({
+                    "user": user,
+                    "connections": connections,
+                    "servers_told": told,
+                    "revoked_at": now.to_string(),
+                })
             }
         };
         exchange.json(&mut self.out, 200, &[("Cache-Control", "no-store")], body.to_string().as_bytes());
@@ -143,6 +155,22 @@ impl Shard {
             })
             .collect();
         serde_json::json!({"user": user, "connections": connections})
+    }
+
+    /// How many servers there are beside this one.
+    fn others(&self) -> usize {
+        self.gauges.peers.as_ref().map_or(0, |peers| peers.others())
+    }
+
+    /// All servers that share the backplane; without one, this one is alone.
+    fn servers(&self) -> serde_json::Value {
+        let Some(peers) = &self.gauges.peers else {
+            let sources = metrics::Sources { gauges: &self.gauges, hub: &self.hub, access: &self.access };
+            let alone = metrics::brief(sources, self.now_ms * 1000, &mut metrics::Glance::default());
+            let sums = metrics::together(std::iter::once(&alone));
+            return serde_json::json!({"servers": [alone], "cluster": sums});
+        };
+        peers.view()
     }
 
     fn expel(&mut self, user: &str, why: Expulsion) -> usize {
@@ -248,7 +276,12 @@ impl AdminRoute {
     /// Whether the route changes something.
     pub(crate) fn method(&self) -> Method {
         match self {
-            Self::Start | Self::Statistics | Self::Channels(_) | Self::Users | Self::User(_) => Method::Get,
+            Self::Start
+            | Self::Statistics
+            | Self::Channels(_)
+            | Self::Servers
+            | Self::Users
+            | Self::User(_) => Method::Get,
             Self::Tickets | Self::Drain | Self::Disconnect(_) | Self::Revoke(_) => Method::Post,
         }
     }
