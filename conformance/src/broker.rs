@@ -5,6 +5,7 @@ use std::fmt::Debug;
 use std::process::{Child, Command, Stdio};
 
 use crate::Result;
+use crate::nats::{self, Nats};
 use crate::redis::Redis;
 use crate::redis_replicas;
 use crate::relay::Relay;
@@ -18,16 +19,19 @@ pub const ADDRESS: &str = "127.0.0.9";
 pub enum Kind {
     /// Redis.
     Redis,
+    /// NATS JetStream.
+    Nats,
 }
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 1] = [Self::Redis];
+    pub const ALL: [Self; 2] = [Self::Redis, Self::Nats];
 
     /// For people.
     pub fn name(self) -> &'static str {
         match self {
             Self::Redis => "Redis",
+            Self::Nats => "NATS",
         }
     }
 
@@ -38,6 +42,7 @@ impl Kind {
     pub fn start(self) -> Result<Box<dyn Broker>> {
         Ok(match self {
             Self::Redis => Box::new(Redis::start()?),
+            Self::Nats => Box::new(Nats::start()?),
         })
     }
 
@@ -48,6 +53,7 @@ impl Kind {
     pub fn start_forgetful(self) -> Result<Box<dyn Broker>> {
         Ok(match self {
             Self::Redis => Box::new(Redis::forgetful()?),
+            Self::Nats => Box::new(Nats::forgetful()?),
         })
     }
 }
@@ -119,6 +125,10 @@ pub enum Replication {
     Sentinel,
     /// A Redis Cluster.
     RedisCluster,
+    /// Three NATS.
+    NatsCluster,
+    /// Three NATS of which none dies, but another one leads.
+    GentleNatsCluster,
 }
 
 impl Replication {
@@ -130,6 +140,8 @@ impl Replication {
         Ok(match self {
             Self::Sentinel => Box::new(redis_replicas::Replicated::watched()?),
             Self::RedisCluster => Box::new(redis_replicas::Replicated::cluster()?),
+            Self::NatsCluster => Box::new(nats::Cluster::start(false)?),
+            Self::GentleNatsCluster => Box::new(nats::Cluster::start(true)?),
         })
     }
 }
@@ -188,6 +200,7 @@ pub fn free_port() -> Result<u16> {
 macro_rules! with_each_broker {
     ($($test:ident)*) => {
         $crate::with_each_broker!(redis Redis: $($test)*);
+        $crate::with_each_broker!(nats Nats: $($test)*);
     };
     ($module:ident $kind:ident: $($test:ident)*) => {
         mod $module {

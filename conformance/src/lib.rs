@@ -13,6 +13,7 @@ pub mod event;
 pub mod http;
 pub mod launch;
 pub mod model;
+pub mod nats;
 pub mod pattern;
 pub mod proxy;
 pub mod random;

@@ -1,5 +1,5 @@
 //! What stands in braces in a case: `{a}` a channel's real name, `{e1}` a saved id or other value,
-//! `{TEXT*N}` TEXT N times with `#` in it as the number of the time.
+//! `{e1+N}` the id that is N further on, `{TEXT*N}` TEXT N times with `#` in it as the number of the time.
 
 use std::collections::HashMap;
 
@@ -22,6 +22,14 @@ pub fn fill(text: &str, values: &HashMap<String, String>) -> Result<String> {
                 out.push_str(value);
                 rest = &from[word.len() + 2..];
             }
+            Some((word, Meaning::Further(name, by))) => {
+                let value = values.get(name).ok_or(format!("nothing is saved as {{{name}}}"))?;
+                let parts =
+                    value.split_once('-').and_then(|(epoch, offset)| Some((epoch, offset.parse().ok()?)));
+                let (epoch, offset): (&str, u64) = parts.ok_or(format!("{value} is no id"))?;
+                out.push_str(&format!("{epoch}-{}", offset + by));
+                rest = &from[word.len() + 2..];
+            }
             Some((word, Meaning::Times(what, count))) => {
                 (1..=count).for_each(|number| out.push_str(&what.replace('#', &number.to_string())));
                 rest = &from[word.len() + 2..];
@@ -38,6 +46,7 @@ pub fn fill(text: &str, values: &HashMap<String, String>) -> Result<String> {
 
 enum Meaning<'a> {
     Name,
+    Further(&'a str, u64),
     Times(&'a str, usize),
     None,
 }
@@ -47,6 +56,11 @@ fn meaning(word: &str) -> Meaning<'_> {
         && let Ok(count) = count.parse()
     {
         return Meaning::Times(what, count);
+    }
+    if let Some((name, by)) = word.split_once('+')
+        && let Ok(by) = by.parse()
+    {
+        return Meaning::Further(name, by);
     }
     let name = word.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-');
     if name && word.starts_with(|first: char| first.is_ascii_lowercase()) {
@@ -86,6 +100,7 @@ mod tests {
         let values = HashMap::from([("e1".to_owned(), "x-7".to_owned())]);
         let filled = fill("/v1?since={e1}9{&c=#*2}", &values);
         assert_eq!(filled.as_deref(), Ok("/v1?since=x-79&c=1&c=2"));
+        assert_eq!(fill("{e1+35}", &values).as_deref(), Ok("x-42"));
         assert_eq!(fill(r#"{"a":"{e1}"}{}"#, &values).as_deref(), Ok(r#"{"a":"x-7"}{}"#));
         assert_eq!(fill(r#"{"a":"{x*3}"}"#, &values).as_deref(), Ok(r#"{"a":"xxx"}"#));
         assert!(fill("{e2}", &values).is_err());

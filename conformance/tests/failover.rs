@@ -152,3 +152,13 @@ fn a_master_that_sentinels_replace_loses_nothing_that_a_replica_had() -> Outcome
 fn a_master_of_a_cluster_that_is_replaced_loses_nothing_that_a_replica_had() -> Outcome {
     takes_over(Replication::RedisCluster)
 }
+
+#[test]
+fn a_nats_that_leads_a_cluster_and_is_replaced_loses_nothing() -> Outcome {
+    takes_over(Replication::NatsCluster)
+}
+
+#[test]
+fn a_nats_that_hands_a_cluster_over_loses_nothing() -> Outcome {
+    takes_over(Replication::GentleNatsCluster)
+}

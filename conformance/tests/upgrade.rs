@@ -114,3 +114,8 @@ fn tail(text: &str) -> &str {
 fn servers_and_a_redis_that_are_replaced_lose_and_repeat_nothing() -> Outcome {
     are_replaced("upgrade at a Redis", Kind::Redis.start()?)
 }
+
+#[test]
+fn servers_and_a_nats_that_are_replaced_lose_and_repeat_nothing() -> Outcome {
+    are_replaced("upgrade at a NATS", Kind::Nats.start()?)
+}

@@ -4,12 +4,13 @@
 use std::time::Duration;
 
 use super::broker::{Broker, BrokerError, Known};
-use super::redis;
+use super::{nats, redis};
 
 /// A kind of broker, as URLs name it.
 #[derive(Debug)]
 enum Kind {
-    Redis(redis::Target),
+    Redis(Box<redis::Target>),
+    Nats(nats::Target),
 }
 
 /// Where a broker is.
@@ -30,9 +31,10 @@ impl Target {
             Some(scheme)
                 if scheme.split('+').next().is_some_and(|name| matches!(name, "redis" | "rediss")) =>
             {
-                Kind::Redis(redis::Target::parse(url, node, timeout)?)
+                Kind::Redis(Box::new(redis::Target::parse(url, node, timeout)?))
             }
-            _ => anyhow::bail!("{} has another scheme than redis and rediss, or none", shown(url)),
+            Some("nats" | "tls" | "nats+tls") => Kind::Nats(nats::Target::parse(url, timeout)?),
+            _ => anyhow::bail!("{} has another scheme than redis, rediss, nats and tls, or none", shown(url)),
         };
         Ok(Self { url: url.to_owned(), kind, timeout })
     }
@@ -42,16 +44,21 @@ impl Target {
         shown(&self.url)
     }
 
-    /// Connects, all within the timeout. The log has this number and secret if it has none yet.
+    /// Connects, in bounded time. The log has this number and secret if it has none yet.
     pub(super) async fn connect(&self, known: Option<Known>) -> Result<Box<dyn Broker + Send>, BrokerError> {
         let connecting = async {
             match &self.kind {
                 Kind::Redis(redis) => redis.connect(known).await,
+                Kind::Nats(nats) => nats.connect(known).await,
             }
         };
-        match tokio::time::timeout(self.timeout, connecting).await {
+        let timeout = match &self.kind {
+            Kind::Redis(_) => self.timeout,
+            Kind::Nats(_) => self.timeout * nats::STEPS_TO_CONNECT,
+        };
+        match tokio::time::timeout(timeout, connecting).await {
             Ok(outcome) => outcome,
-            Err(_) => Err(BrokerError(format!("no answer within {} ms", self.timeout.as_millis()))),
+            Err(_) => Err(BrokerError(format!("no answer within {} ms", timeout.as_millis()))),
         }
     }
 }

@@ -136,6 +136,8 @@ struct Followed {
     asking: Vec<Visitor>,
     next_asking: Vec<Visitor>,
     is_asked: bool,
+    /// How far it was when the look that is under way began.
+    asked_at: u64,
 }
 
 impl Followed {
@@ -398,6 +400,7 @@ impl Worker {
             if self.attaching.contains_key(&name) || followed.is_some() {
                 if let Some(followed) = followed {
                     followed.is_asked = true;
+                    followed.asked_at = followed.channel.head();
                     followed.asking = std::mem::take(&mut followed.next_asking);
                 }
                 policies.push((name.clone(), Arc::clone(self.hub.policy_of(name.as_str()))));
@@ -559,8 +562,15 @@ impl Worker {
                 Ok(channel) => {
                     let visitors = visitors.into_iter().map(|visitor| (head, visitor)).collect();
                     let (asking, next_asking) = (Vec::new(), Vec::new());
-                    let followed =
-                        Followed { channel, follow, visitors, asking, next_asking, is_asked: false };
+                    let followed = Followed {
+                        channel,
+                        follow,
+                        visitors,
+                        asking,
+                        next_asking,
+                        is_asked: false,
+                        asked_at: 0,
+                    };
                     self.followed.insert(name.clone(), followed);
                 }
                 Err(problem) => {
@@ -570,7 +580,7 @@ impl Worker {
                 }
             }
         } else if let Some(followed) = self.followed.get_mut(&name) {
-            if !self.hub.resettle(&followed.channel, standing, told) {
+            if !self.hub.resettle(&followed.channel, standing, followed.asked_at, told) {
                 followed.follow.want();
                 self.missing.push(name.clone());
             }

@@ -296,11 +296,18 @@ impl Hub {
 
     /// A channel stands so: what this node has that is not there is lost, what it has not is read by whoever wants
     /// it. Gives false if events up to there have yet to be read for those who are here.
-    pub(crate) fn resettle(&self, channel: &Channel, standing: Standing, told: &mut Told) -> bool {
+    pub(crate) fn resettle(
+        &self,
+        channel: &Channel,
+        standing: Standing,
+        asked_at: u64,
+        told: &mut Told,
+    ) -> bool {
         let mut state = lock(&channel.state);
         let before = state.log.bytes();
         let known = state.log.head();
-        if standing.head < known {
+        // What came while it was asked for may be missing there; what was here before that is lost.
+        if standing.head < known.min(asked_at) {
             state.log.rewind(standing.head);
         }
         let Some(shared) = &mut state.shared else { return true };

@@ -44,7 +44,8 @@ impl Form {
             Self::Token => "a name of letters, digits and any of !#$%&'*+-.^_`|~",
             Self::Url => "a URL that begins with http:// or https://",
             Self::Brokers => {
-                "a URL as in \"redis://127.0.0.1:6379\" (or rediss:// for TLS), or several with commas between them"
+                "a URL as in \"redis://127.0.0.1:6379\" or \"nats://127.0.0.1:4222\" (rediss:// or tls:// for TLS), or \
+                 several with commas between them"
             }
             Self::Origin => {
                 "an origin as in \"https://app.example\", \"https://*.example\", \"null\" or \"*\""
