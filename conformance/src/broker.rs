@@ -5,6 +5,7 @@ use std::fmt::Debug;
 use std::process::{Child, Command, Stdio};
 
 use crate::Result;
+use crate::kafka::{self, Kafka};
 use crate::nats::{self, Nats};
 use crate::redis::Redis;
 use crate::redis_replicas;
@@ -21,17 +22,20 @@ pub enum Kind {
     Redis,
     /// NATS JetStream.
     Nats,
+    /// Kafka.
+    Kafka,
 }
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 2] = [Self::Redis, Self::Nats];
+    pub const ALL: [Self; 3] = [Self::Redis, Self::Nats, Self::Kafka];
 
     /// For people.
     pub fn name(self) -> &'static str {
         match self {
             Self::Redis => "Redis",
             Self::Nats => "NATS",
+            Self::Kafka => "Kafka",
         }
     }
 
@@ -43,6 +47,7 @@ impl Kind {
         Ok(match self {
             Self::Redis => Box::new(Redis::start()?),
             Self::Nats => Box::new(Nats::start()?),
+            Self::Kafka => Box::new(Kafka::start()?),
         })
     }
 
@@ -54,6 +59,7 @@ impl Kind {
         Ok(match self {
             Self::Redis => Box::new(Redis::forgetful()?),
             Self::Nats => Box::new(Nats::forgetful()?),
+            Self::Kafka => Box::new(Kafka::forgetful()?),
         })
     }
 }
@@ -129,6 +135,8 @@ pub enum Replication {
     NatsCluster,
     /// Three NATS of which none dies, but another one leads.
     GentleNatsCluster,
+    /// Three Kafkas.
+    Kafka,
 }
 
 impl Replication {
@@ -142,6 +150,7 @@ impl Replication {
             Self::RedisCluster => Box::new(redis_replicas::Replicated::cluster()?),
             Self::NatsCluster => Box::new(nats::Cluster::start(false)?),
             Self::GentleNatsCluster => Box::new(nats::Cluster::start(true)?),
+            Self::Kafka => Box::new(kafka::Cluster::start()?),
         })
     }
 }
@@ -201,6 +210,7 @@ macro_rules! with_each_broker {
     ($($test:ident)*) => {
         $crate::with_each_broker!(redis Redis: $($test)*);
         $crate::with_each_broker!(nats Nats: $($test)*);
+        $crate::with_each_broker!(kafka Kafka: $($test)*);
     };
     ($module:ident $kind:ident: $($test:ident)*) => {
         mod $module {

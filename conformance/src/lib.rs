@@ -11,6 +11,7 @@ pub mod crowd;
 pub mod durable;
 pub mod event;
 pub mod http;
+pub mod kafka;
 pub mod launch;
 pub mod model;
 pub mod nats;

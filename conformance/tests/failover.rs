@@ -162,3 +162,8 @@ fn a_nats_that_leads_a_cluster_and_is_replaced_loses_nothing() -> Outcome {
 fn a_nats_that_hands_a_cluster_over_loses_nothing() -> Outcome {
     takes_over(Replication::GentleNatsCluster)
 }
+
+#[test]
+fn a_leader_of_three_kafkas_that_is_replaced_loses_nothing() -> Outcome {
+    takes_over(Replication::Kafka)
+}

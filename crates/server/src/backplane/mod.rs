@@ -1,8 +1,10 @@
 //! The brokers that all nodes share, as the rest of the server has them: orders go in, and what becomes of them comes
-//! back through the shards' inboxes and the channels. Must not know what a broker is made of (`redis`, `nats`), nor wait.
+//! back through the shards' inboxes and the channels. Must not know what a broker is made of (`redis`, `nats`, `kafka`),
+//! nor wait.
 
 mod broker;
 mod follow;
+pub(crate) mod kafka;
 mod link;
 pub(crate) mod nats;
 pub(crate) mod redis;

@@ -4,13 +4,18 @@
 use std::time::Duration;
 
 use super::broker::{Broker, BrokerError, Known};
-use super::{nats, redis};
+use super::{kafka, nats, redis};
+
+/// How long it takes at the most to connect to a Kafka, whose log must be read. A server that does not answer is noticed
+/// long before.
+const KAFKA_CONNECT: Duration = Duration::from_secs(120);
 
 /// A kind of broker, as URLs name it.
 #[derive(Debug)]
 enum Kind {
     Redis(Box<redis::Target>),
     Nats(nats::Target),
+    Kafka(Box<kafka::Target>),
 }
 
 /// Where a broker is.
@@ -34,7 +39,11 @@ impl Target {
                 Kind::Redis(Box::new(redis::Target::parse(url, node, timeout)?))
             }
             Some("nats" | "tls" | "nats+tls") => Kind::Nats(nats::Target::parse(url, timeout)?),
-            _ => anyhow::bail!("{} has another scheme than redis, rediss, nats and tls, or none", shown(url)),
+            Some("kafka" | "kafka+tls") => Kind::Kafka(Box::new(kafka::Target::parse(url, node, timeout)?)),
+            _ => anyhow::bail!(
+                "{} has another scheme than redis, rediss, nats, tls and kafka, or none",
+                shown(url)
+            ),
         };
         Ok(Self { url: url.to_owned(), kind, timeout })
     }
@@ -50,11 +59,13 @@ impl Target {
             match &self.kind {
                 Kind::Redis(redis) => redis.connect(known).await,
                 Kind::Nats(nats) => nats.connect(known).await,
+                Kind::Kafka(kafka) => kafka.connect(known).await,
             }
         };
         let timeout = match &self.kind {
             Kind::Redis(_) => self.timeout,
             Kind::Nats(_) => self.timeout * nats::STEPS_TO_CONNECT,
+            Kind::Kafka(_) => self.timeout.max(KAFKA_CONNECT),
         };
         match tokio::time::timeout(timeout, connecting).await {
             Ok(outcome) => outcome,

@@ -42,9 +42,11 @@ pub(super) const ROOT: Section = Section {
         /// The directory of the log on disk; made if it is not there. `--memory` keeps no log on disk at all.
         data: Kind::Text(Form::Path), Standard::Text("tidewire-data");
         /// The broker that several servers share, so that all have the same channels with the same ids: a Redis, as
-        /// `redis://[USER:PASSWORD@]HOST:PORT[/DATABASE][?prefix=PREFIX]`, or a NATS with JetStream, as
-        /// `nats://[USER:PASSWORD@]HOST:PORT[,HOST:PORT...][?replicas=1..5&prefix=PREFIX]`; or several with commas
-        /// between them, each with a part of the channels. A password is sent, and never shown; in the environment it is not in a file.
+        /// `redis://[USER:PASSWORD@]HOST:PORT[/DATABASE][?prefix=PREFIX]`, a NATS with JetStream, as
+        /// `nats://[USER:PASSWORD@]HOST:PORT[,HOST:PORT...][?replicas=1..5&prefix=PREFIX]`, a Kafka, as
+        /// `kafka://[USER:PASSWORD@]HOST:PORT[,HOST:PORT...][?replicas=N&prefix=PREFIX]`, or several with commas
+        /// between them, each with a part of the channels. A password is sent, and never shown; in the environment it
+        /// is not in a file.
         /// Cost: each event makes a round trip to the broker before it is acknowledged.
         /// Danger: what the broker loses is lost; see docs/scaling.md for its settings. Whoever reaches it reads and
         /// writes all channels.
