@@ -181,6 +181,8 @@ pub const BACKPLANE_RETRY_MS: u64 = 2_000;
 pub const BACKPLANE_PING_MS: u64 = 1_000;
 /// Of how many losses a channel remembers which offsets were lost. Beyond: older events are no longer retained.
 pub const BACKPLANE_SEAMS: usize = 32;
+/// How many positions that are no event's are known of a channel. Beyond: the oldest is forgotten, and found again.
+pub const BACKPLANE_HOLES: usize = 1_024;
 
 /// How often a server tells the others that share its backplane what has changed, at the most.
 pub const PEERS_PACE_MS: u64 = 100;

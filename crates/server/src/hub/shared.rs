@@ -5,16 +5,13 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use tidewire_core::cursor::Start;
-use tidewire_core::limits::{BACKPLANE_IDLE_MS, Durability, Policy};
+use tidewire_core::limits::{BACKPLANE_HOLES, BACKPLANE_IDLE_MS, Durability, Policy};
 use tidewire_core::log::{ChannelLog, Position};
 use tidewire_core::{ChannelName, Code, Epoch, Problem, Timestamp};
 
 use super::channel::{Channel, State};
 use super::{Hub, Keeper, Told, lock};
 use crate::backplane::{Arrival, Extent, Seam, Standing};
-
-/// How many positions that are no event's are known of a channel. Beyond: the oldest is forgotten, and found again.
-const HOLES_MAX: usize = 1_024;
 
 /// How far a node has followed a channel, besides the events in memory.
 #[derive(Debug, Default)]
@@ -92,7 +89,7 @@ impl Shared {
             self.seams.insert(at, Seam { from: prev, to: offset - 1, lossy: !self.is_sparse });
         }
         // Whoever was in one that is left out finds it again.
-        if self.seams.len() > HOLES_MAX
+        if self.seams.len() > BACKPLANE_HOLES
             && let Some(hole) = self.seams.iter().position(|seam| !seam.lossy)
         {
             self.seams.remove(hole);
